@@ -1,0 +1,32 @@
+"""Modular PyTorch Lightning paradigms for the whole life of a foundation model."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Backbone": "lit_foundry.nn",
+    "Classification": "lit_foundry.tasks",
+    "DataModule": "lit_foundry.data",
+    "Docstrings": "lit_foundry.data",
+    "Finetune": "lit_foundry.tasks",
+    "IMDb": "lit_foundry.data",
+    "OptimConfig": "lit_foundry.optim",
+    "RunFolder": "lit_foundry.run",
+    "Task": "lit_foundry.tasks",
+    "TextEncoder": "lit_foundry.nn",
+    "TextFiles": "lit_foundry.data",
+    "TrainTokenizer": "lit_foundry.data",
+    "load_data": "lit_foundry.checkpoint",
+    "load_task": "lit_foundry.checkpoint",
+    "main": "lit_foundry.cli",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use, so that ``import lit_foundry`` costs nothing."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,19 @@
+"""Callbacks: what a run does around its training."""
+
+from lit_foundry.callbacks.best import Best
+from lit_foundry.callbacks.predictions import PredictionWriter
+from lit_foundry.callbacks.progress_bar import ProgressBar
+from lit_foundry.callbacks.recovery import Recovery
+from lit_foundry.callbacks.run_record import RunRecord
+from lit_foundry.callbacks.score_record import ScoreRecord
+from lit_foundry.callbacks.throughput import Throughput
+
+__all__ = [
+    "Best",
+    "PredictionWriter",
+    "ProgressBar",
+    "Recovery",
+    "RunRecord",
+    "ScoreRecord",
+    "Throughput",
+]

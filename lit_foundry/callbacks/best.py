@@ -1,0 +1,43 @@
+"""The checkpoint with the best validation score."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class Best(ModelCheckpoint):
+    """Keeps the weights that scored best, also after the run's folder was moved.
+
+    Args:
+        folder: Where ``best.ckpt`` goes.
+        monitor: Logged metric that decides.
+        mode: Whether the smallest or the largest value is best.
+    """
+
+    def __init__(self, folder: Path, monitor: str | None, mode: str) -> None:
+        super().__init__(
+            folder,
+            "best",
+            monitor=monitor,
+            mode=mode,
+            save_weights_only=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the scores; Lightning forgets them if the folder has another name now."""
+        here = Path(str(self.dirpath))
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        state = state_dict | {key: moved(state_dict[key]) for key in paths if key in state_dict}
+        scores = state_dict.get("best_k_models", {})
+        state |= {
+            "dirpath": self.dirpath,
+            "best_k_models": {moved(k): v for k, v in scores.items()},
+        }
+        super().load_state_dict(state)

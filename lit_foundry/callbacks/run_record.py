@@ -1,0 +1,121 @@
+"""What a run leaves behind for a reader: configuration, environment, plots, a summary."""
+
+import time
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from lit_foundry.callbacks.throughput import Throughput
+from lit_foundry.checkpoint import newest
+from lit_foundry.plots import plot_confusion, plot_curves
+from lit_foundry.run import RunFolder, environment
+
+
+class RunRecord(Callback):
+    """Writes config, environment and tokenizer first, plots and summary.json at the end.
+
+    Args:
+        run: The folder of the run.
+        config: Resolved configuration as YAML; the recipes of task and data if None.
+    """
+
+    def __init__(self, run: RunFolder, config: str | None = None) -> None:
+        self.run, self.config = run, config
+        self._start = time.perf_counter()
+        self._before = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds of the run until now."""
+        return {"seconds": time.perf_counter() - self._start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count the seconds before an interruption too."""
+        self._before = float(state_dict["seconds"])
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what the run is; a summary that a resumed run has is no longer true."""
+        (self.run.path / "summary.json").unlink(missing_ok=True)
+        data: Any = getattr(trainer, "datamodule", None)
+        parts = {"model": pl_module, "data": data}
+        recipes = {key: part.recipe() for key, part in parts.items() if hasattr(part, "recipe")}
+        self.run.write("config.yaml", self.config or yaml.safe_dump(recipes, sort_keys=False))
+        state = data.state() if hasattr(data, "state") else {}
+        for name, text in state.get("tokenizer", {}).items():
+            self.run.write(f"tokenizer/{name}", text)
+        fingerprint = data.fingerprint() if hasattr(data, "fingerprint") else {}
+        suffix = f"-resumed-at-{self.run.start_step}" if self.run.ckpt_path else ""
+        self.run.write(f"environment{suffix}.json", environment(fingerprint))
+        self._start = time.perf_counter() - self._before
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the matrices of the validation."""
+        if not trainer.sanity_checking:
+            self._draw(trainer, pl_module, "val")
+
+    def _draw(self, trainer: Trainer, task: Any, stage: str) -> None:
+        matrix = getattr(task, "results", {}).get(f"{stage}/confusion")
+        if matrix is not None:
+            data: Any = getattr(trainer, "datamodule", None)
+            labels = getattr(data, "labels", None) or [str(i) for i in range(len(matrix))]
+            plot_confusion(matrix, labels, self.run.path / "plots" / f"{stage}_confusion.png")
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the curves; write and print the summary, unless the run was cut short."""
+        plot_curves(self.run.path / "metrics.csv", self.run.path / "plots" / "curves.png")
+        if trainer.received_sigterm or trainer.interrupted:
+            return
+        self._summarize(trainer, pl_module)
+
+    def _summarize(self, trainer: Trainer, task: LightningModule) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        best = next((c for c in callbacks if isinstance(c, ModelCheckpoint)), None)
+        speed = next((c for c in callbacks if isinstance(c, Throughput)), None)
+        score = best.best_model_score if best else None
+        scored = best.best_model_path if best and score is not None else None
+        checkpoint = scored or newest(self.run.checkpoints)
+        summary = {
+            "best_metric": best.monitor if best else None,
+            "best_score": None if score is None else float(score),
+            "checkpoint": str(checkpoint),
+            "steps": trainer.global_step,
+            "seconds": time.perf_counter() - self._start,
+            "parameters": sum(p.numel() for p in task.parameters()),
+            **(speed.rates() if speed and speed.seconds else {}),
+        }
+        self.run.write("summary.json", summary)
+        _print(summary, self.run)
+
+
+def _print(summary: dict[str, Any], run: RunFolder) -> None:
+    table = Table(show_header=False, title=f"Run {run.path}", title_justify="left")
+    if summary["best_score"] is not None:
+        table.add_row(f"best {summary['best_metric']}", f"{summary['best_score']:.4f}")
+    table.add_row("checkpoint", summary["checkpoint"])
+    minutes, seconds = divmod(round(summary["seconds"]), 60)
+    table.add_row("time", f"{minutes} min {seconds:02d} s, {summary['steps']} steps")
+    speeds = [
+        f"{summary[f'{key}_per_s']:,.0f} {key}/s"
+        for key in ("samples", "tokens")
+        if f"{key}_per_s" in summary
+    ]
+    table.add_row("training speed", ", ".join(speeds))
+    table.add_row("plots", str(run.path / "plots"))
+    command, checkpoint = "python -m lit_foundry", summary["checkpoint"]
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    # Plain lines: a table would break commands that one wants to copy.
+    console.print(
+        f"""test     {command} test --ckpt_path {checkpoint}
+predict  {command} predict --ckpt_path {checkpoint} --input texts.txt
+longer   {command} fit --config {run.path / "config.yaml"} --experiment {run.path.parent.name} \\
+             --resume required --trainer.max_epochs N""",
+        markup=False,
+    )

@@ -1,0 +1,48 @@
+"""What an evaluation leaves behind, beside the checkpoint that it scored."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+
+from lit_foundry.plots import plot_confusion
+from lit_foundry.run import RunFolder
+
+
+class ScoreRecord(Callback):
+    """Writes ``test.json`` and a confusion matrix into the run's folder.
+
+    Args:
+        ckpt_path: The checkpoint, ``<run>/checkpoints/NAME.ckpt``; one that lies elsewhere
+            gets the files in a folder named after it.
+    """
+
+    def __init__(self, ckpt_path: Path) -> None:
+        inside = ckpt_path.parent.name == "checkpoints"
+        self.run = RunFolder(ckpt_path.parent.parent if inside else ckpt_path.with_suffix(""))
+        self.ckpt_path = ckpt_path
+
+    @rank_zero_only
+    def _write(self, trainer: Trainer, task: Any, stage: str) -> None:
+        scores = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(f"{stage}/")
+        }
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        content = {"checkpoint": str(self.ckpt_path), "data": data.fingerprint(), **scores}
+        print(f"Scores written to {self.run.write(f'{stage}.json', content)}")
+        matrix = getattr(task, "results", {}).get(f"{stage}/confusion")
+        if matrix is not None:
+            path = self.run.path / "plots" / f"{stage}_confusion.png"
+            plot_confusion(matrix, data.labels, path)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the test's scores."""
+        self._write(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the validation's scores."""
+        self._write(trainer, pl_module, "val")

@@ -1,0 +1,210 @@
+"""Checkpoints: a plain recipe plus tensors, never half-written, always loaded strictly."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor, nn
+
+from lit_foundry.nn import restoring
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or is not what it is used for."""
+
+
+class VerifiedCheckpointIO(TorchCheckpointIO):
+    """Saves a checkpoint such that a crash leaves the old file or the new one, never a part.
+
+    The file is written beside its place, flushed to disk, read back against its checksum and
+    renamed; the checksum stays in a small file beside it.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write, verify and move into place."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        sums = _sums(path)
+        sums_partial = sums.with_name(f".{sums.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            digest = _digest(partial)
+            torch.load(partial, map_location="meta", weights_only=True)  # readable, and plain
+            sums_partial.write_text(json.dumps({"sha256": digest, "bytes": partial.stat().st_size}))
+            # Between the two renames the sums belong to no file; verify() goes by readability.
+            sums.unlink(missing_ok=True)
+            partial.replace(path)
+            sums_partial.replace(sums)
+        finally:  # a full disk must not be filled further
+            partial.unlink(missing_ok=True)
+            sums_partial.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint of plain values and tensors."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint and its checksum."""
+        Path(path).unlink(missing_ok=True)
+        _sums(Path(path)).unlink(missing_ok=True)
+
+
+def _sums(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256.json")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: Path) -> None:
+    """Raise CheckpointError if a checkpoint is missing, or does not match its checksum."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no checkpoint file; runs/<experiment>/<n>/ holds them.")
+    if _sums(path).is_file():
+        expected = json.loads(_sums(path).read_text())
+        if path.stat().st_size != expected["bytes"] or _digest(path) != expected["sha256"]:
+            raise CheckpointError(
+                f"{path} is damaged: it has {path.stat().st_size} bytes and was saved with "
+                f"{expected['bytes']}, or its content changed. Use another checkpoint of the run."
+            )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, or holds more than plain values and tensors.
+    """
+    verify(path)
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a torn zip file
+        reason = shorten(f"{type(error).__name__}: {error}", 160)
+        raise CheckpointError(
+            f"{path} cannot be read ({reason}). It is truncated, or no checkpoint of lit_foundry; "
+            "use another one."
+        ) from error
+    return checkpoint
+
+
+def newest(folder: Path, pattern: str = "*.ckpt") -> Path | None:
+    """Return the newest undamaged checkpoint of a folder; name damaged ones and pass them over."""
+    for path in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            warnings.warn(str(error), stacklevel=2)
+        else:
+            return path
+    return None
+
+
+def recipe_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return what the model and the data of a checkpoint were built from.
+
+    Raises:
+        CheckpointError: If lit_foundry did not write it.
+    """
+    if "lit_foundry" not in checkpoint:
+        raise CheckpointError(f"{path} has no recipe: it is no checkpoint of lit_foundry.")
+    recipe: dict[str, Any] = checkpoint["lit_foundry"]
+    return recipe
+
+
+def build(recipe: Mapping[str, Any], base: type) -> Any:
+    """Build the object that a recipe describes, its type checked against ``base``."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, "object", required=True)
+    config = parser.parse_object({"object": dict(recipe)})
+    return parser.instantiate(config).object
+
+
+def load_task(path: str | Path) -> LightningModule:
+    """Rebuild the task of a checkpoint, with its weights, in eval mode."""
+    checkpoint = read_checkpoint(Path(path))
+    with restoring():
+        task: LightningModule = build(recipe_of(checkpoint, Path(path))["model"], LightningModule)
+    task.load_state_dict(checkpoint["state_dict"])
+    return task.eval()
+
+
+def load_data(path: str | Path, **changes: Any) -> LightningDataModule:
+    """Rebuild the data module of a checkpoint, with its labels and tokenizer.
+
+    Args:
+        path: Checkpoint.
+        changes: Arguments to set otherwise, such as ``predict="texts.txt"``.
+    """
+    recipe = recipe_of(read_checkpoint(Path(path)), Path(path))
+    args = recipe["data"]["init_args"] | changes
+    data: Any = build(recipe["data"] | {"init_args": args}, LightningDataModule)
+    data.restore(recipe["data_state"])
+    loaded: LightningDataModule = data
+    return loaded
+
+
+def submodule_state(path: Path, name: str) -> dict[str, Tensor]:
+    """Read the tensors of one submodule from a checkpoint.
+
+    Args:
+        path: Checkpoint of any task.
+        name: Attribute that holds the submodule, such as ``"backbone"``.
+
+    Returns:
+        The submodule's state dict, without the ``name.`` prefix.
+
+    Raises:
+        CheckpointError: If the checkpoint has no such submodule.
+    """
+    state = read_checkpoint(path)["state_dict"]
+    prefix = f"{name}."
+    found = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
+    if not found:
+        owners = sorted({key.split(".", 1)[0] for key in state})
+        raise CheckpointError(f"{path} has no submodule {name!r}; it has {owners}.")
+    return found
+
+
+def load_submodule(module: nn.Module, path: Path, name: str = "backbone") -> None:
+    """Initialize ``module`` from the submodule ``name`` of a checkpoint, strictly.
+
+    Raises:
+        CheckpointError: If the tensors differ in name or shape; the first ones are listed.
+    """
+    load_strictly(module, submodule_state(path, name), f"{path}, {name}")
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict, or raise CheckpointError with a short list of what differs."""
+    mine = module.state_dict()
+    lines = [f"only in the checkpoint: {key}" for key in state if key not in mine]
+    lines += [f"only in the model: {key}" for key in mine if key not in state]
+    lines += [
+        f"{key}: {tuple(state[key].shape)} in the checkpoint, {tuple(mine[key].shape)} in the model"
+        for key in mine
+        if key in state and state[key].shape != mine[key].shape
+    ]
+    if lines:
+        more = [f"... and {len(lines) - 3} more"] * (len(lines) > 3)
+        listing = "\n  ".join([*lines[:3], *more])
+        raise CheckpointError(f"{source} does not fit the model:\n  {listing}")
+    module.load_state_dict(state)

@@ -1,0 +1,275 @@
+"""The command line: any task with any data module, from YAML."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+# Imported so that configs can name these classes without their module paths.
+import lit_foundry.callbacks
+import lit_foundry.data
+import lit_foundry.nn  # noqa: F401
+from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
+from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
+from lit_foundry.data import DataModule
+from lit_foundry.nn import restoring
+from lit_foundry.recipe import differences
+from lit_foundry.run import Resume, RunFolder
+from lit_foundry.tasks import Task
+
+EVALUATION = ("validate", "test", "predict")
+EXPECTED_WARNINGS = (
+    # Batches are gathered from memory in microseconds: more loader workers slow most runs down.
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",  # that of the run that is resumed
+    ".*module.s. in eval mode at the start of training.*",  # what model.finetune freezes
+    ".*LeafSpec.* is deprecated.*",  # Lightning 2.6 calls what newer torch deprecates
+)
+SIGTERM_EXIT = 143  # 128 + 15, what shells and schedulers expect of a terminated process
+
+
+class FoundryCLI(LightningCLI):
+    """LightningCLI with run folders, facts filled in from the data, and checkpoints as recipes."""
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--experiment",
+                type=str | None,
+                help="Folder below runs/; the name of the first config if left out.",
+            )
+            parser.add_argument(
+                "--resume",
+                type=Resume,
+                default="never",
+                help="Continue the experiment's last run: auto if it was interrupted, required or "
+                "fail, never.",
+            )
+            parser.add_argument(
+                "--save_every_n_steps",
+                type=int | None,
+                help="Optimizer steps between recovery checkpoints; every 5 minutes if left out.",
+            )
+        if subcommand == "predict":
+            parser.add_argument(
+                "--input",
+                type=str | None,
+                help="File of texts (.txt, .csv, .tsv, .jsonl, .parquet), or - for standard input.",
+            )
+            parser.add_argument(
+                "--output",
+                type=Path | None,
+                help="File to write (.jsonl or .csv); JSONL to standard output if left out.",
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with the recipe of ``--ckpt_path`` below all that the user wrote."""
+        words = list(sys.argv[1:] if args is None else args)
+        self.words = words
+        path = _value_of(words, "--ckpt_path")
+        self.checkpoint: dict[str, Any] | None = None
+        if words and words[0] in EVALUATION:
+            if path is None:
+                raise CheckpointError(f"{words[0]} needs --ckpt_path FILE: the checkpoint to use.")
+            self.checkpoint = read_checkpoint(Path(path))
+            recipe = recipe_of(self.checkpoint, Path(path))
+            below = {key: recipe[key] for key in ("model", "data") if recipe[key]}
+            words = [words[0], "--config", yaml.safe_dump(below, sort_keys=False), *words[1:]]
+        self.config = parser.parse_args(words)
+
+    def _parse_ckpt_path(self) -> None:
+        """Replace Lightning's, which lets a checkpoint override what the user wrote."""
+
+    @property
+    def settings(self) -> Namespace:
+        """The parsed configuration of the subcommand."""
+        settings: Namespace = self.config[self.config.subcommand]
+        return settings
+
+    @cached_property
+    def data(self) -> DataModule:
+        """The data module, built before the model so that its facts are known."""
+        parser = LightningArgumentParser()
+        parser.add_lightning_class_args(DataModule, "data", subclass_mode=True)
+        config = parser.parse_object({"data": self.settings.data.as_dict()})
+        with unwrapped():
+            data: DataModule = parser.instantiate(config).data
+        if self.checkpoint and (state := self.checkpoint["lit_foundry"]["data_state"]):
+            self._check_same_data(data)
+            data.restore(state)
+        return data
+
+    def instantiate_classes(self) -> None:
+        """Fill what the config left out from the data, then build; check the checkpoint."""
+        settings = self.settings
+        if settings.get("input"):
+            settings.data.init_args.predict = settings.input
+        if has_gaps(settings.model.init_args):
+            fill_facts(settings.model.init_args, self.data.facts)
+        with (
+            unwrapped(),
+            restoring() if self.checkpoint or settings.get("ckpt_path") else nullcontext(),
+        ):
+            super().instantiate_classes()
+        self.datamodule = self.data
+        if self.checkpoint:
+            self._check_fit()
+
+    def _check_same_data(self, data: DataModule) -> None:
+        """Refuse another tokenizer or other labels than those the weights were trained with."""
+        assert self.checkpoint is not None
+        old, new = self.checkpoint["lit_foundry"]["data"]["init_args"], data.recipe()["init_args"]
+        fixed = ("tokenizer", "label_names")
+        pairs = [(old.get(key), new.get(key), f"data.{key}") for key in fixed]
+        changed = "; ".join(line for pair in pairs for line in differences(*pair))
+        if changed:
+            raise CheckpointError(
+                f"The checkpoint brings its own tokenizer and labels, and you set {changed}; "
+                "leave it out, or fit anew with it."
+            )
+
+    def _check_fit(self) -> None:
+        """Refuse a model that the checkpoint cannot fill, with what was written otherwise."""
+        assert self.checkpoint is not None
+        try:
+            load_strictly(self.model, self.checkpoint["state_dict"], "The checkpoint")
+        except CheckpointError as error:
+            old = self.checkpoint["lit_foundry"]["model"]
+            changed = "; ".join(differences(old, self.model.recipe(), "model"))
+            raise CheckpointError(
+                f"{error}\nWhat you set, checkpoint -> yours: {changed}"
+            ) from None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Give a fit its run folder; evaluation writes beside its checkpoint."""
+        config = self.settings
+        limits = config.trainer
+        if limits.max_epochs is None and limits.max_steps == -1 and limits.max_time is None:
+            limits.max_epochs = self.config_init[self.config.subcommand].trainer.max_epochs = 1
+        if self.config.subcommand != "fit":
+            ckpt = Path(config.ckpt_path)
+            extra: list[Any] = [ScoreRecord(ckpt), ProgressBar()]
+            if self.config.subcommand == "predict":
+                extra.append(PredictionWriter(self.data.labels, config.output))
+            return self._trainer_with(extra, logger=False)
+        if limits.fast_dev_run:
+            return self._trainer_with([ProgressBar()])
+        self.run = RunFolder.start(
+            self.experiment,
+            root=limits.default_root_dir or "runs",
+            resume=config.resume,
+            every_n_steps=config.save_every_n_steps,
+        )
+        if self.run.ckpt_path:
+            # Lightning passes on what was instantiated, and saves what was parsed.
+            config.ckpt_path = self.config_init.fit.ckpt_path = str(self.run.ckpt_path)
+        # Fed back to --config, it starts a new run of this experiment.
+        fresh = config.clone()
+        fresh.ckpt_path, fresh.resume, fresh.experiment = None, "never", self.experiment
+        dump = self._parser("fit").dump(fresh, skip_unset=False)
+        extra = [*self.run.callbacks(self.model, dump), ProgressBar()]
+        return self._trainer_with(extra, logger=self._loggers())
+
+    def _loggers(self) -> Any:
+        """Return the run's own loggers and those of the config; none if it says false."""
+        wanted = self._get(self.config_init, "trainer").logger
+        if wanted is False:
+            return False
+        more = [] if wanted in (None, True) else wanted if isinstance(wanted, list) else [wanted]
+        return [*self.run.loggers(), *more]
+
+    def _trainer_with(self, callbacks: list[Any], **changes: Any) -> Trainer:
+        values = {**self._get(self.config_init, "trainer"), **changes}
+        if values["enable_progress_bar"] is False:
+            callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+        return self._instantiate_trainer(values, callbacks)
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment: as written, else that of the first config, else the task's."""
+        config = _value_of(self.words, "--config", "-c")
+        named = Path(config).stem if config and Path(config).is_file() else None
+        return self.settings.experiment or named or type(self.model).__name__.lower()
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what a constructor raised: jsonargparse wraps it in a dump of the whole config."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException = error
+        while "of the Union subtypes" in str(cause) and cause.__cause__:
+            cause = cause.__cause__
+        if str(cause).startswith("Expected a "):  # of a union, the first failure alone is chained
+            told = [line.strip(" -") for line in str(error).splitlines() if " - " in line]
+            dull = ("Expected a ", "Does not validate ")
+            told = [line for line in told if not line.startswith(dull)]
+            raise ValueError("; ".join(told) or str(error)) from cause
+        raise cause from cause.__cause__
+
+
+def _value_of(words: list[str], *flags: str) -> str | None:
+    """Return the value of the first of these flags on a command line."""
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in flags:
+            return value if equals else next(iter(words[i + 1 :]), None)
+    return None
+
+
+def has_gaps(args: Any) -> bool:
+    """Tell whether an argument that a fact of the data could fill was left out."""
+    return any(
+        (value is None and name in ("num_classes", "vocab_size"))
+        or (isinstance(value, Namespace) and has_gaps(value))
+        for name, value in vars(args).items()
+    )
+
+
+def fill_facts(args: Any, facts: Mapping[str, int]) -> None:
+    """Set what was left out (None) and bears the name of a fact; never what was written."""
+    for name, value in vars(args).items():
+        if value is None and name in facts:
+            args[name] = facts[name]
+        elif isinstance(value, Namespace):
+            fill_facts(value, facts)
+
+
+def main(args: ArgsType = None) -> FoundryCLI:
+    """Run the command line, or ``args`` in its place."""
+    for expected in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", expected)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip: " not in record.getMessage()  # advertisements
+    )
+    try:
+        return FoundryCLI(
+            Task,
+            DataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=None,
+            seed_everything_default=0,
+            # Ranks share the samples by the data module's own sampler.
+            trainer_defaults={"use_distributed_sampler": False},
+            args=args,
+        )
+    except SIGTERMException:  # Lightning would exit with 0, as if the run had finished
+        sys.exit(SIGTERM_EXIT)

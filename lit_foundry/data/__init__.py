@@ -1,0 +1,22 @@
+"""Data modules: files in, dictionaries of tensors out."""
+
+from lit_foundry.data.base import DataModule
+from lit_foundry.data.batch import TextBatch
+from lit_foundry.data.docstrings import Docstrings
+from lit_foundry.data.imdb import IMDb
+from lit_foundry.data.readers import DataError, DatasetNotFoundError
+from lit_foundry.data.text import TextData
+from lit_foundry.data.text_files import TextFiles
+from lit_foundry.data.tokenizer import TrainTokenizer
+
+__all__ = [
+    "DataError",
+    "DataModule",
+    "DatasetNotFoundError",
+    "Docstrings",
+    "IMDb",
+    "TextBatch",
+    "TextData",
+    "TextFiles",
+    "TrainTokenizer",
+]

@@ -1,0 +1,220 @@
+"""Base class of all data modules."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from lit_foundry.data.samplers import LengthGroupedBatches
+from lit_foundry.recipe import Recorded, differences
+
+Split = Literal["train", "val", "test", "predict"]
+
+
+class BatchDataset(Protocol):
+    """One split, from which whole batches are taken at once."""
+
+    lengths: NDArray[np.int64]  # (N,), what a sample costs: its tokens, or 1
+
+    def __getitem__(self, rows: Sequence[int]) -> Mapping[str, Any]:
+        """Return the batch of these rows."""
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader that resumes without state of its own: its sampler reads the trainer's counters."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing; that it can be asked tells Lightning that this loader resumes."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take nothing over."""
+
+
+class DataModule(Recorded, LightningDataModule, ABC):
+    """Turns the files of one dataset into loaders of one kind of batch.
+
+    A subclass states facts about the dataset and implements :meth:`load`.
+
+    Args:
+        batch_size: Samples of one optimizer step, over all devices; 32 if nothing is set.
+        batch_tokens: Tokens of one optimizer step, padding included, over all devices; in
+            place of ``batch_size``.
+        micro_batch: Most samples (or tokens) that one device takes at once; a larger step is
+            accumulated. None takes a device's whole share at once.
+        num_workers: Loader processes per device; 0 suffices where samples are in memory.
+
+    Attributes:
+        batch_type: The batch's fields and shapes.
+    """
+
+    batch_type: ClassVar[type]
+
+    def __init__(
+        self,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        micro_batch: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size and batch_tokens:
+            raise ValueError(
+                f"data.batch_size={batch_size} and data.batch_tokens={batch_tokens} both set the "
+                "size of a step; keep one and set the other to null."
+            )
+        sizes = {"batch_size": batch_size, "batch_tokens": batch_tokens, "micro_batch": micro_batch}
+        for name, size in sizes.items():
+            if size is not None and size < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {size}.")
+        self.batch_size = batch_size or (None if batch_tokens else 32)
+        self.batch_tokens = batch_tokens
+        self.micro_batch = micro_batch
+        self.num_workers = num_workers
+        self._cuts: dict[str, Any] = {}  # how the epoch is cut into micro-batches
+        self._interrupted: dict[str, Any] = {}  # the same of the run that is resumed
+
+    @property
+    @abstractmethod
+    def facts(self) -> Mapping[str, int]:
+        """What a network must agree with, by argument name; known without training."""
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes, in the order of the network's outputs; none without classes."""
+        return []
+
+    @abstractmethod
+    def load(self, split: Split) -> BatchDataset:
+        """Open a split."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold to read other files alike, as plain data."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` returned when a checkpoint was written."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how the epoch is cut, for Lightning's checkpoint."""
+        return self._cuts
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember how the interrupted epoch was cut."""
+        self._interrupted = state_dict
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return a hash of the content of each split that was read."""
+        return {}
+
+    def loader(self, split: Split) -> DataLoader[Any]:
+        """Build the loader of a split; only training shuffles and accumulates.
+
+        Raises:
+            ValueError: If the split is smaller than a step.
+        """
+        train, trainer = split == "train", self.trainer
+        if part := getattr(trainer, "overfit_batches", 0):
+            raise ValueError(
+                f"trainer.overfit_batches={part} replaces the sampler; set "
+                "trainer.limit_train_batches and trainer.limit_val_batches instead."
+            )
+        dataset: Any = self.load(split)
+        world = trainer.world_size if trainer else 1
+        count = len(dataset.lengths)
+        if train and self.batch_size and count < self.batch_size:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} exceeds the {count} training samples of "
+                f"{type(self).__name__}; lower it."
+            )
+        epoch = start = 0
+        if train and trainer:
+            epoch, start = position(trainer)
+        sampler = LengthGroupedBatches(
+            dataset.lengths,
+            batch_size=self.batch_size if train else self._micro(self.batch_size, world),
+            batch_tokens=self.batch_tokens if train else self._micro(self.batch_tokens, world),
+            micro_batch=self.micro_batch if train else None,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=world,
+            shuffle=train,
+            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+            epoch=epoch,
+            start=start,
+        )
+        if train and trainer:
+            self._check_resume(sampler, start)
+            if trainer.accumulate_grad_batches not in (1, sampler.accumulate):
+                raise ValueError(
+                    f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} is set by "
+                    "data.micro_batch here; remove it and set data.micro_batch instead."
+                )
+            trainer.accumulate_grad_batches = sampler.accumulate
+        return ResumableLoader(
+            dataset,
+            batch_size=None,  # the sampler yields whole batches
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=_as_is,
+            generator=torch.Generator().manual_seed(0),  # else it draws from the global one
+        )
+
+    def _check_resume(self, sampler: LengthGroupedBatches, start: int) -> None:
+        """Refuse to continue inside an epoch that was cut otherwise: samples would be lost."""
+        self._cuts = {
+            "data.batch_size": self.batch_size,
+            "data.batch_tokens": self.batch_tokens,
+            "micro-batches per step (data.micro_batch)": sampler.accumulate,
+            "number of devices": sampler.world_size,
+            "seed_everything": sampler.seed,
+            "number of samples": len(sampler.lengths),
+        }
+        changed = differences(self._interrupted, self._cuts) if self._interrupted else []
+        if start and changed:
+            raise ValueError(
+                f"The checkpoint lies inside an epoch, and {'; '.join(changed)}: samples would be "
+                "skipped or repeated. Restore these, or resume from the end of an epoch."
+            )
+
+    def _micro(self, batch: int | None, world: int) -> int | None:
+        """Return what all devices evaluate at once of a step's ``batch``."""
+        return batch and min(batch, world * (self.micro_batch or batch))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Load the training split."""
+        return self.loader("train")
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Load the validation split."""
+        return self.loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Load the test split."""
+        return self.loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Load what is to be predicted."""
+        return self.loader("predict")
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def position(trainer: Any) -> tuple[int, int]:
+    """Return the epoch that ``trainer`` is in and its micro-batches done, after a resume too.
+
+    Lightning restores its counters before it asks for the loaders.
+    """
+    loop = trainer.fit_loop
+    batches = loop.epoch_loop.batch_progress
+    done = 0 if batches.is_last_batch else batches.current.processed
+    return loop.epoch_progress.current.processed, done

@@ -1,0 +1,18 @@
+"""What a batch holds. A data module names one of these; a backbone reads fields of it.
+
+Shapes: B batch, T tokens.
+"""
+
+from typing import NotRequired, TypedDict
+
+from torch import Tensor
+
+
+class TextBatch(TypedDict):
+    """Padded token sequences."""
+
+    input_ids: Tensor  # (B, T) int64
+    attention_mask: Tensor  # (B, T) bool, False at padding
+    index: Tensor  # (B,) int64, the sample's row in its split
+    token_type_ids: NotRequired[Tensor]  # (B, T) int64, 1 in the second text of a pair
+    label: NotRequired[Tensor]  # (B,) int64

@@ -1,0 +1,106 @@
+"""Token ids of a whole split in one memory-mapped file, made once."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerFast
+
+CHUNK = 1000  # texts per call: enough to keep every thread of the tokenizer busy
+FORMAT = 1
+
+
+def cache_root(folder: Path | None = None) -> Path:
+    """Return ``folder``, or what LIT_FOUNDRY_CACHE names, or ``~/.cache/lit_foundry``."""
+    default = os.environ.get("LIT_FOUNDRY_CACHE", "~/.cache/lit_foundry")
+    return Path(folder or default).expanduser()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of many texts, without special tokens and without truncation.
+
+    Attributes:
+        ids: All ids, one text after the other, shape (M,).
+        offsets: Text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``, shape (N + 1,).
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    def __getitem__(self, text: int) -> NDArray[np.int32]:
+        return self.ids[self.offsets[text] : self.offsets[text + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text, shape (N,)."""
+        return np.diff(self.offsets)
+
+
+def tokenize(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, folder: Path, name: str
+) -> Tokens:
+    """Tokenize texts into ``folder``, or open what an earlier call left there.
+
+    Args:
+        texts: What to tokenize.
+        tokenizer: Works on all cores by itself.
+        folder: Named after everything that the result depends on.
+        name: What the progress bar calls the texts.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # other processes wait instead of doing the same
+        if not _is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            _write(texts, tokenizer, folder, name)
+    offsets = np.load(folder / "offsets.npy")
+    empty = np.empty(0, np.int32)  # an empty file cannot be mapped
+    ids = np.memmap(folder / "ids.bin", np.int32, "r") if offsets[-1] else empty
+    return Tokens(ids, offsets)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        sizes = {file: (folder / file).stat().st_size for file in ("ids.bin", "offsets.npy")}
+        return bool(meta["format"] == FORMAT and meta["sizes"] == sizes)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, folder: Path, name: str
+) -> None:
+    """Write to a temporary folder beside ``folder``, then rename: never half a cache."""
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        lengths = [0]
+        starts = range(0, len(texts), CHUNK)
+        with (partial / "ids.bin").open("wb") as file:
+            for start in tqdm(starts, f"Tokenizing {name}", unit="k texts", disable=None):
+                chunk = list(texts[start : start + CHUNK])
+                for ids in tokenizer(
+                    chunk,
+                    add_special_tokens=False,
+                    return_attention_mask=False,
+                    return_token_type_ids=False,
+                    verbose=False,
+                )["input_ids"]:
+                    file.write(np.asarray(ids, np.int32).tobytes())
+                    lengths.append(len(ids))
+            file.flush()
+            os.fsync(file.fileno())
+        np.save(partial / "offsets.npy", np.cumsum(lengths, dtype=np.int64))
+        sizes = {file: (partial / file).stat().st_size for file in ("ids.bin", "offsets.npy")}
+        (partial / "meta.json").write_text(json.dumps({"format": FORMAT, "sizes": sizes}))
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,67 @@
+"""Label names: their order, their checks, and the split that keeps their shares."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_foundry.data.readers import DataError
+from lit_foundry.data.table import Table
+
+
+def in_order(labels: Sequence[str]) -> list[str]:
+    """Return the distinct labels, in numeric order if all are integers, else alphabetically."""
+    names = sorted(set(labels))
+    try:
+        return sorted(names, key=int)
+    except ValueError:
+        return names
+
+
+def stratified(table: Table, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Hold out the same share of each class: those texts whose seeded hash is smallest.
+
+    The choice depends on the texts alone, so it is the same on every machine and from every
+    file layout, and copies of a text fall on the same side. A class of one text stays.
+
+    Returns:
+        True for the rows held out, shape (N,).
+    """
+    salt = str(seed).encode()
+    digests = [
+        hashlib.blake2b(t.encode(errors="surrogatepass"), key=salt, digest_size=8).digest()
+        for t in table.texts
+    ]
+    hashes = np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
+    labels = np.array(table.labels)
+    chosen = np.zeros(len(table), bool)
+    for name in np.unique(labels):
+        rows = labels == name
+        if len(np.unique(hashes[rows])) == 1:
+            continue
+        cut = np.sort(hashes[rows])[max(1, round(fraction * rows.sum())) - 1]
+        chosen |= rows & (hashes <= cut)
+    return np.isin(hashes, hashes[chosen])  # copies with another label too
+
+
+def check_labels(table: Table, split: str, known: Sequence[str] | None) -> None:
+    """Raise DataError unless a split is labelled, with the known classes, and two at least."""
+    if table.labels is None:
+        raise DataError(
+            f"{table.source}: the {split} split has no labels; name their column in data.label."
+        )
+    found = set(table.labels)
+    unknown = sorted(found - set(known)) if known is not None else []
+    if unknown:
+        row = next(i for i, name in enumerate(table.labels, 1) if name == unknown[0])
+        raise DataError(
+            f"{table.source}: label {unknown[0]!r} of row {row} in the {split} split is none of "
+            f"the known {list(known or ())}; mend the label or the split."
+        )
+    if len(found) < 2 and split != "test":
+        raise DataError(
+            f"{table.source}: the {split} split has only the class {next(iter(found), None)!r}; "
+            "it needs at least two. Shuffle the file before splitting it, or set data.val to null "
+            "so that a stratified part of training validates."
+        )

@@ -1,0 +1,168 @@
+"""The order of samples as a pure function of seed and epoch, in batches of similar length."""
+
+import heapq
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DistributedSampler
+
+Ints = NDArray[np.int64]
+
+# Samples whose lengths round up to the same multiple trade places from epoch to epoch. Larger
+# mixes more and pads more: 8 pads 1.2 % of IMDb at 512 tokens and 8,192 a batch.
+LENGTH_STEP = 8
+
+
+# A DistributedSampler by type only: Lightning replaces any other under several devices.
+class LengthGroupedBatches(DistributedSampler[list[int]]):
+    """Yields the rows of each micro-batch of one rank.
+
+    Samples are sorted by length, cut into micro-batches, and these are shuffled: one by one
+    under a token budget, as whole steps where samples are counted. The cuts are the same in
+    every epoch and only their contents change, so that each epoch has equally many steps. A
+    step consists of ``accumulate`` micro-batches on each rank; every sample is seen
+    exactly once per epoch, on any number of ranks.
+
+    Args:
+        lengths: Tokens of each sample, shape (N,).
+        batch_size: Samples of one optimizer step, over all ranks.
+        batch_tokens: Tokens of one optimizer step, padding included, over all ranks; replaces
+            ``batch_size``.
+        micro_batch: Most samples (or tokens) that one device takes at once.
+        rank: This process among ``world_size``.
+        world_size: Number of processes that share the samples.
+        shuffle: Draw a new order each epoch; else longest first, so that a batch that does not
+            fit into memory fails at once.
+        seed: Seed of the order.
+        epoch: First epoch to iterate.
+        start: Micro-batches of that epoch that were done before (resume).
+
+    Raises:
+        ValueError: If the samples cannot fill a step.
+    """
+
+    def __init__(
+        self,
+        lengths: Ints,
+        *,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        micro_batch: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        seed: int = 0,
+        epoch: int = 0,
+        start: int = 0,
+    ) -> None:
+        self.lengths, self.rank, self.world_size = lengths, rank, world_size
+        self.shuffle, self.seed, self.epoch = shuffle, seed, epoch
+        self._resumed = (epoch, start)
+        self._levels = -(-lengths // LENGTH_STEP) * LENGTH_STEP
+        self.accumulate = accumulation(batch_tokens or batch_size or 1, micro_batch, world_size)
+        share = self.accumulate * world_size
+        if batch_tokens is not None:
+            cuts = cut_by_tokens(self._descending(), batch_tokens // share, share)
+            self._unit = 1
+        else:
+            cuts = cut_evenly(len(lengths), batch_size or 1, share)
+            # Parts differ by one sample: only as cut do they add up to at most batch_size, and
+            # ranks that take equally long texts do not wait for each other.
+            self._unit = share
+        self.edges = cuts
+
+    def _descending(self) -> Ints:
+        """Return the rounded lengths, longest first."""
+        return np.minimum(-np.sort(-self._levels), max(self.lengths.max(initial=0), 1))
+
+    def __len__(self) -> int:
+        """Return the number of micro-batches of one rank and epoch."""
+        return (len(self.edges) - 1) // self.world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is iterated next."""
+        self.epoch = epoch
+
+    def epoch_batches(self) -> list[Ints]:
+        """Return the rows of every micro-batch of this epoch, over all ranks, in order."""
+        key = np.array([self.seed % 2**64, self.epoch], np.uint64)
+        rng = np.random.Generator(np.random.Philox(key=key))
+        count = len(self.edges) - 1
+        if self.shuffle:
+            order = rng.random(len(self.lengths)).argsort()
+            units = rng.random(count // self._unit).argsort()
+            place = (units[:, None] * self._unit + np.arange(self._unit)).ravel()
+        else:
+            order, place = np.arange(len(self.lengths)), np.arange(count)
+        rows = order[np.argsort(-self._levels[order], kind="stable")]
+        return [rows[self.edges[i] : self.edges[i + 1]] for i in place]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the rows of this rank's micro-batches."""
+        epoch, start = self._resumed
+        mine = self.epoch_batches()[self.rank :: self.world_size]
+        for rows in mine[start if epoch == self.epoch else 0 :]:
+            yield rows.tolist()
+
+    @property
+    def padding(self) -> float:
+        """Fraction of the tokens of this epoch that are padding."""
+        batches = [self.lengths[rows] for rows in self.epoch_batches()]
+        padded = sum(int(batch.max()) * len(batch) for batch in batches)
+        return 1 - float(self.lengths.sum()) / padded
+
+
+def accumulation(batch: int, micro_batch: int | None, world_size: int) -> int:
+    """Return the micro-batches per device and step that ``micro_batch`` asks for."""
+    return 1 if micro_batch is None else max(1, -(-batch // (micro_batch * world_size)))
+
+
+def cut_evenly(count: int, batch_size: int, share: int) -> Ints:
+    """Cut ``count`` samples into steps of at most ``batch_size``, each into ``share`` parts.
+
+    Returns:
+        Edges of the parts, shape (parts + 1,); their sizes differ by at most one.
+    """
+    steps = -(-count // batch_size)
+    if count < steps * share:
+        raise ValueError(
+            f"{count} samples cannot fill {steps} steps of {share} micro-batches; lower the number "
+            "of devices, or raise data.batch_size or data.micro_batch."
+        )
+    return np.arange(steps * share + 1) * count // (steps * share)
+
+
+def cut_by_tokens(lengths: Ints, tokens: int, share: int) -> Ints:
+    """Cut samples, longest first, into parts of at most ``tokens``, padding included.
+
+    Args:
+        lengths: Descending lengths, shape (N,).
+        tokens: Most tokens of a part: its number of samples times the longest.
+        share: The number of parts becomes a multiple of this.
+
+    Returns:
+        Edges of the parts, shape (parts + 1,).
+    """
+    if len(lengths) and lengths[0] > tokens:
+        raise ValueError(
+            f"One micro-batch may hold {tokens} tokens, but the longest sample has {lengths[0]}; "
+            "raise data.batch_tokens or data.micro_batch, or lower data.max_length."
+        )
+    edges = [0]
+    while edges[-1] < len(lengths):
+        edges.append(min(len(lengths), edges[-1] + tokens // int(lengths[edges[-1]])))
+    parts = [(first - last, first) for first, last in pairwise(edges)]
+    heapq.heapify(parts)
+    for _ in range(-len(parts) % share):  # halve the parts that hold most samples
+        size, first = heapq.heappop(parts)
+        if size == -1:
+            raise ValueError(
+                f"{len(lengths)} samples cannot be shared by {share} micro-batches; lower the "
+                "number of devices, or raise data.micro_batch."
+            )
+        half = -size // 2
+        heapq.heappush(parts, (-half, first))
+        heapq.heappush(parts, (size + half, first + half))
+    return np.array([*sorted(first for _, first in parts), len(lengths)])

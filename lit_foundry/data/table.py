@@ -1,0 +1,48 @@
+"""Texts and labels as read from files, before any tokenizer sees them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one split.
+
+    Attributes:
+        texts: One text a row.
+        pairs: Second text of each row, for tasks on two texts.
+        labels: Label name of each row, None where there are no labels.
+        ids: What identifies each row in predictions, such as a file name; row numbers if None.
+        source: File or folder that the rows came from, for messages.
+    """
+
+    texts: Sequence[str]
+    pairs: Sequence[str] | None = None
+    labels: Sequence[str] | None = None
+    ids: Sequence[str] | None = None
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Sequence[int]) -> "Table":
+        """Return some of the rows."""
+
+        def pick(column: Sequence[str] | None) -> list[str] | None:
+            return None if column is None else [column[i] for i in rows]
+
+        texts = [self.texts[i] for i in rows]
+        return Table(texts, pick(self.pairs), pick(self.labels), pick(self.ids), self.source)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the content: equal tables, wherever they lie, have equal fingerprints."""
+        digest = hashlib.sha256()
+        for column in (self.texts, self.pairs, self.labels):
+            digest.update(b"\x00none" if column is None else str(len(column)).encode())
+            for cell in column or ():
+                data = cell.encode(errors="surrogatepass")
+                digest.update(len(data).to_bytes(8, "little") + data)
+        return digest.hexdigest()

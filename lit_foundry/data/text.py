@@ -1,0 +1,259 @@
+"""Text classification data: tables in, padded token batches out."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from lit_foundry.data.base import DataModule, Split
+from lit_foundry.data.batch import TextBatch
+from lit_foundry.data.cache import Tokens, cache_root, tokenize
+from lit_foundry.data.labels import check_labels, in_order, stratified
+from lit_foundry.data.readers import read_lines
+from lit_foundry.data.table import Table
+from lit_foundry.data.tokenizer import (
+    Template,
+    TrainTokenizer,
+    Truncation,
+    load_tokenizer,
+    tokenizer_files,
+    tokenizer_from_files,
+    train_tokenizer,
+    truncate,
+)
+
+
+class TextDataset(torch.utils.data.Dataset[TextBatch]):
+    """One split of tokenized texts, taken a batch at a time.
+
+    Args:
+        columns: Tokens of the texts, and of the second texts of pairs.
+        labels: Class of each row, shape (N,), None if unknown.
+        template: How texts are framed.
+        max_length: Most tokens of a row, special tokens included.
+        truncation: What a longer text keeps.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Tokens],
+        labels: NDArray[np.int64] | None,
+        template: Template,
+        max_length: int,
+        truncation: Truncation,
+    ) -> None:
+        self.columns, self.labels, self.template = columns, labels, template
+        self.truncation = truncation
+        self.room = max_length - template.num_special
+        total = sum((column.lengths for column in columns), np.int64(0))
+        self.lengths = np.minimum(total, self.room) + template.num_special
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, rows: Sequence[int]) -> TextBatch:
+        framed = [self.template.join(self._shorten([c[row] for c in self.columns])) for row in rows]
+        shape = len(rows), max(len(ids) for ids, _ in framed)
+        ids = torch.full(shape, self.template.pad_id)
+        mask = torch.zeros(shape, dtype=torch.bool)
+        for i, (row_ids, _) in enumerate(framed):
+            ids[i, : len(row_ids)] = torch.tensor(row_ids)
+            mask[i, : len(row_ids)] = True
+        batch: TextBatch = {"input_ids": ids, "attention_mask": mask, "index": torch.tensor(rows)}
+        if len(self.columns) > 1:
+            types = torch.zeros(shape, dtype=torch.int64)
+            for i, (_, row_types) in enumerate(framed):
+                types[i, : len(row_types)] = torch.tensor(row_types)
+            batch["token_type_ids"] = types
+        if self.labels is not None:
+            batch["label"] = torch.from_numpy(self.labels[list(rows)])
+        return batch
+
+    def _shorten(self, texts: list[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+        """Truncate to ``max_length``; of a pair, the longer text gives way first."""
+        if len(texts) == 1:
+            return [truncate(texts[0], self.room, self.truncation)]
+        first, second = (len(text) for text in texts)
+        half = (self.room + (first > second)) // 2  # the longer one keeps an odd token
+        keep = max(self.room - second, half) if first > half else first
+        rest = self.room - min(first, keep)
+        return [truncate(t, r, self.truncation) for t, r in zip(texts, (keep, rest), strict=True)]
+
+
+class TextData(DataModule):
+    """Labelled texts, or pairs of texts. A subclass implements :meth:`read`.
+
+    Args:
+        tokenizer: Hub name, folder or ``package:NAME/FOLDER`` of a ``transformers`` tokenizer,
+            or how to train one on the training split.
+        max_length: Most tokens of a text, special tokens included.
+        truncation: What a longer text keeps: its head, its tail, or a quarter from the head and
+            the rest from the tail (Sun et al. 2019).
+        val_fraction: Share of the training split that validates, the same in each class, where
+            the dataset has no validation split.
+        split_seed: Seed of that share; it depends on the texts and on nothing else.
+        predict: File of texts for ``predict`` (.txt with one a line, .csv, .tsv, .jsonl,
+            .parquet), or ``-`` for standard input.
+        batch_size: Samples of one optimizer step, over all devices; 32 if nothing is set.
+        batch_tokens: Tokens of one optimizer step instead, padding included.
+        micro_batch: Most samples (or tokens) that one device takes at once.
+        num_workers: Loader processes per device.
+        cache: Folder for token files; by default ``$LIT_FOUNDRY_CACHE`` or
+            ``~/.cache/lit_foundry``.
+    """
+
+    batch_type: ClassVar[type] = TextBatch
+    text_columns: tuple[str, ...] = ("text",)  # what predict reads from files with columns
+    id_column: str | None = None
+
+    def __init__(
+        self,
+        tokenizer: str | TrainTokenizer,
+        max_length: int = 512,
+        truncation: Truncation = "head",
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        predict: str | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        micro_batch: int | None = None,
+        num_workers: int = 0,
+        cache: Path | None = None,
+    ) -> None:
+        super().__init__(batch_size, batch_tokens, micro_batch, num_workers)
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"data.val_fraction must lie in (0, 1), got {val_fraction}.")
+        if max_length < 8:
+            raise ValueError(f"data.max_length must be at least 8 tokens, got {max_length}.")
+        self._tokenizer_spec = tokenizer
+        self.max_length = max_length
+        self.truncation: Truncation = truncation
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.predict = predict
+        self.cache = cache_root(cache)
+        self._tables: dict[str, Table] = {}
+        self._labels: list[str] | None = None
+
+    @abstractmethod
+    def read(self, split: Literal["train", "val", "test"]) -> Table | None:
+        """Read a split as the files hold it; None if the dataset has no validation split."""
+
+    def table(self, split: Split) -> Table:
+        """Return a split, validation carved from training where the dataset has none.
+
+        Raises:
+            DataError: If labels are missing, unknown, or fewer than two where one can learn.
+        """
+        if split not in self._tables:
+            if split == "predict":
+                self._tables[split] = self._predict_table()
+            elif split == "test":
+                self._tables[split] = self._read("test")
+            else:
+                self._read_training()
+        table = self._tables[split]
+        if split in ("val", "test"):
+            check_labels(table, split, self.labels)
+        return table
+
+    def _read(self, split: Literal["train", "val", "test"]) -> Table:
+        table = self.read(split)
+        assert table is not None
+        return table
+
+    def _read_training(self) -> None:
+        train, val = self._read("train"), self.read("val")
+        check_labels(train, "train", self._labels)
+        if val is None:
+            held_out = stratified(train, self.val_fraction, self.split_seed)
+            val = train.take(np.flatnonzero(held_out).tolist())
+            train = train.take(np.flatnonzero(~held_out).tolist())
+        self._tables |= {"train": train, "val": val}
+
+    def _predict_table(self) -> Table:
+        if self.predict is None:
+            raise ValueError("predict needs texts: set --input FILE, or - for standard input.")
+        if self.predict == "-":
+            return read_lines("-", text=self.text_columns)
+        source = Path(self.predict)
+        id = None if source.suffix == ".txt" else self.id_column
+        return read_lines(source, text=self.text_columns, id=id)
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes, in the order of the network's outputs."""
+        if self._labels is None:
+            self._labels = in_order(self.table("train").labels or ())
+        return self._labels
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer, trained first if the config says so."""
+        spec = self._tokenizer_spec
+        if isinstance(spec, str):
+            return load_tokenizer(spec)
+        train = self.table("train")
+        texts = [*train.texts, *(train.pairs or ())]
+        return train_tokenizer(spec, texts, train.fingerprint, self.cache)
+
+    @property
+    def facts(self) -> Mapping[str, int]:
+        """Classes, vocabulary, padding and longest row."""
+        return {
+            "num_classes": len(self.labels),
+            "vocab_size": len(self.tokenizer),
+            "pad_id": int(self.tokenizer.pad_token_id or 0),
+            "max_length": self.max_length,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return label names and the tokenizer's files."""
+        return {"labels": self.labels, "tokenizer": tokenizer_files(self.tokenizer)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Use the label names and the tokenizer of a checkpoint."""
+        self._labels = list(state["labels"])
+        self.tokenizer = tokenizer_from_files(state["tokenizer"])
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return a hash of each split that was read."""
+        return {split: table.fingerprint for split, table in self._tables.items()}
+
+    def prepare_data(self) -> None:
+        """Tokenize before any network is on a device."""
+        fn = getattr(self.trainer, "state", None)
+        if fn is not None and fn.fn == "fit":
+            self.load("train")
+            self.load("val")
+
+    def load(self, split: Split) -> TextDataset:
+        """Open a split, tokenized."""
+        table = self.table(split)
+        known = {name: i for i, name in enumerate(self.labels)}
+        labels = table.labels if split != "predict" else None
+        fast = self.tokenizer.backend_tokenizer
+        fast.no_truncation()  # as each call sets it, else the first key would differ
+        fast.no_padding()
+        backend = fast.to_str()
+        columns: list[Tokens] = []
+        for texts in (table.texts, table.pairs):
+            if texts is not None:
+                part = "pair" if columns else "text"
+                key = hashlib.sha256(f"{backend}{table.fingerprint}{part}".encode()).hexdigest()
+                folder = self.cache / "tokens" / key[:24]
+                columns.append(tokenize(texts, self.tokenizer, folder, f"{split} {part}s"))
+        return TextDataset(
+            columns,
+            None if labels is None else np.array([known[name] for name in labels]),
+            Template(self.tokenizer, pair=len(columns) > 1),
+            self.max_length,
+            self.truncation,
+        )

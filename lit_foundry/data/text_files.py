@@ -1,0 +1,75 @@
+"""Any text classification set, from files or from a hub."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lit_foundry.data.labels import in_order
+from lit_foundry.data.readers import DataError, read_hub, read_table
+from lit_foundry.data.table import Table
+from lit_foundry.data.text import TextData
+from lit_foundry.data.tokenizer import TrainTokenizer
+
+
+class TextFiles(TextData):
+    """Labelled texts, or pairs of texts, in .csv, .tsv, .jsonl or .parquet files or on a hub.
+
+    Args:
+        tokenizer: As in :class:`TextData`, whose other arguments ``options`` takes.
+        train: File to train on; with ``hub``, name of the split.
+        val: File that validates; None holds out a stratified part of ``train``.
+        test: File that tests; needed by the command test only.
+        hub: Dataset ``org/name`` or ``org/name:config`` on the hub that has these splits.
+        text: Column of the texts, or the two columns of pairs.
+        label: Column of the labels.
+        label_names: Classes in the order of the network's outputs; None sorts those of ``train``.
+        id: Column that identifies rows in predictions; row numbers if None.
+        options: Further arguments of :class:`TextData`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str | TrainTokenizer,
+        train: str = "train",
+        val: str | None = None,
+        test: str | None = None,
+        hub: str | None = None,
+        text: str | list[str] = "text",
+        label: str = "label",
+        label_names: list[str] | None = None,
+        id: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(tokenizer, **options)
+        self.sources = {"train": train, "val": val, "test": test}
+        self.hub, self.label, self.id_column = hub, label, id
+        self.text_columns = (text,) if isinstance(text, str) else tuple(text)
+        self.label_names = self._labels = label_names
+
+    def read(self, split: Literal["train", "val", "test"]) -> Table | None:
+        """Read the file of a split, or the split of the hub's dataset."""
+        source = self.sources[split]
+        if source is None:
+            if split == "test":
+                raise DataError("data.test is not set: name the file that tests.")
+            return None
+        columns: dict[str, Any] = {"text": self.text_columns, "label": self.label}
+        columns["id"] = self.id_column
+        table = (
+            read_hub(self.hub, source, **columns)
+            if self.hub
+            else read_table(Path(source), **columns)
+        )
+        if split == "train" and self.label_names is not None:
+            check_names(self.label_names, table)
+        return table
+
+
+def check_names(names: Sequence[str], table: Table) -> None:
+    """Raise DataError unless ``names`` are the classes of a training split, each once."""
+    found = in_order(table.labels or ())
+    if sorted(names) != sorted(found):
+        raise DataError(
+            f"data.label_names={list(names)} must name each class of {table.source} once, "
+            f"in any order: {found}."
+        )

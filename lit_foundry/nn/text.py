@@ -1,0 +1,206 @@
+"""Text encoders of ``transformers`` as backbones: from a hub, a folder, a package or a config.
+
+Shapes: B batch, T tokens, D feature width.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_foundry.nn.backbone import Backbone, Features, is_restoring
+from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, LinearHead, family_options
+from lit_foundry.nn.text_config import OFFLINE, check, knows, read_config, set_dropout
+from lit_foundry.recipe import plain
+from lit_foundry.sources import from_hub, resolve
+
+# What a config holds besides the architecture: where and how it was saved and loaded.
+CIRCUMSTANCES = {"transformers_version", "dtype", "torch_dtype", "name_or_path"}
+
+
+class TextEncoder(Backbone):
+    """Any text encoder of ``transformers``, without its pooler.
+
+    Args:
+        pretrained: Hub name, folder, or ``package:NAME/FOLDER``.
+        config: Config of ``transformers`` with its ``model_type``; without ``pretrained``, builds
+            from scratch; with it, overrides entries of the pretrained config.
+        vocab_size: Number of token ids: the size of the embedding from scratch, checked against
+            the weights when pretrained.
+        pooling: ``first`` token, masked ``mean``, or as the family classifies (``default``).
+        dropout: Probability of all the encoder's dropouts; None keeps the config's.
+        attention: Implementation; ``auto`` takes sdpa where the family supports it.
+
+    Attributes:
+        vocab_size: Number of rows of the embedding.
+        max_length: Longest sequence that the positions allow.
+        pad_id: Id that the embedding takes for padding; some families count positions from it.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+    optional_inputs: ClassVar[tuple[str, ...]] = ("token_type_ids",)
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        config: dict[str, Any] | None = None,
+        vocab_size: int | None = None,
+        pooling: Literal["default", "first", "mean"] = "default",
+        dropout: float | None = None,
+        attention: Literal["auto", "sdpa", "eager"] = "auto",
+    ) -> None:
+        super().__init__()
+        built = read_config(pretrained, config or {})
+        if vocab_size is not None and pretrained is None:
+            built.vocab_size = vocab_size
+        if dropout is not None:
+            set_dropout(built, dropout)
+        check(built, attention)
+        options = {"attn_implementation": None if attention == "auto" else attention}
+        weights = None if is_restoring() else pretrained
+        self.encoder, self._pretrained_head = _build(built, weights, pooling, options)
+        self.pooling = pooling
+        if pooling == "default":
+            self.pooling = "mean" if getattr(built, "classifier_pooling", "") == "mean" else "first"
+        self._family_head = pooling == "default" and built.model_type in FAMILY_LAYERS
+        self._has_segments = getattr(built, "type_vocab_size", 0) > 1
+        self.dim = built.hidden_size
+        self.vocab_size: int = self.encoder.get_input_embeddings().num_embeddings
+        self.max_length = _max_length(self.encoder)
+        self.pad_id: int | None = built.pad_token_id
+        if vocab_size is not None and vocab_size > self.vocab_size:
+            raise ValueError(
+                f"model.backbone.vocab_size is {vocab_size}, but the weights have only "
+                f"{self.vocab_size} embeddings: set data.tokenizer to {pretrained}."
+            )
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Features:
+        """Compute features of (B, T) ids; the boolean mask is True at real tokens."""
+        segments = {"token_type_ids": token_type_ids} if self._has_segments else {}
+        # Integers, as tokenizers yield them: some families of transformers compute 1 - mask.
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask.long(), **segments)
+        tokens: Tensor = output.last_hidden_state
+        if self.pooling == "mean":
+            return Features(tokens, masked_mean(tokens, attention_mask))
+        return Features(tokens, tokens[:, 0])
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the embeddings and all that goes with them, then the layers."""
+        lists = [m for m in self.encoder.modules() if isinstance(m, nn.ModuleList)]
+        layers = max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
+        return [nn.ModuleList(_stem(self.encoder, layers)), *layers]
+
+    def classifier(self, num_classes: int, dropout: float | None = None) -> nn.Module:
+        """Build the family's own head, or a linear one where pooling or family has none.
+
+        The first head takes over the pretrained hidden layer, where the weights have one.
+        """
+        config: Any = self.encoder.config
+        if not self._family_head:
+            std = getattr(config, "initializer_range", 0.02)
+            return LinearHead(self.dim, num_classes, dropout or 0.0, std)
+        head = DenseHead(self.dim, num_classes, **family_options(config, dropout))
+        if self._pretrained_head:
+            state = {**head.state_dict(), **self._pretrained_head}
+            head.load_state_dict(state)
+            self._pretrained_head = {}
+        return head
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the recipe with the whole config, so that it needs neither hub nor package."""
+        recipe = super().recipe()
+        config: Any = self.encoder.config
+        recipe["init_args"]["config"] = {
+            key: plain(value, f"config.{key}")
+            for key, value in config.to_diff_dict().items()
+            if key not in CIRCUMSTANCES and knows(type(config), key)
+        }
+        return recipe
+
+
+def masked_mean(tokens: Tensor, attention_mask: Tensor) -> Tensor:
+    """Average (B, T, D) tokens where the (B, T) mask is True; accumulate in float32."""
+    kept = tokens.masked_fill(~attention_mask.unsqueeze(-1), 0)
+    total = kept.sum(1, dtype=torch.float32)
+    return (total / attention_mask.sum(1, keepdim=True).clamp(min=1)).to(tokens.dtype)
+
+
+def _build(
+    config: Any, pretrained: str | None, pooling: str, options: dict[str, Any]
+) -> tuple[Any, dict[str, Tensor]]:
+    """Return the encoder, and the tensors of the head's hidden layer that the weights hold."""
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
+    options["dtype"] = torch.float32  # transformers 5 would take over the checkpoint's
+    if pretrained is None:
+        encoder = AutoModel.from_config(config, **options)
+        _drop_pooler(encoder)
+        return encoder, {}
+    parts = FAMILY_LAYERS.get(config.model_type, {}) if pooling == "default" else {}
+    auto = AutoModelForSequenceClassification if parts else AutoModel
+    path = resolve(pretrained)
+    with from_hub(path, OFFLINE), _quiet():
+        model, info = auto.from_pretrained(path, config=config, output_loading_info=True, **options)
+    missing = set(info["missing_keys"])
+    head = {
+        f"{part}.{key}": value.detach().clone()
+        for part, name in parts.items()
+        for key, value in model.get_submodule(name).state_dict().items()
+        if f"{name}.{key}" not in missing
+    }
+    encoder = model.base_model
+    _drop_pooler(encoder)
+    prefix = f"{model.base_model_prefix}." if parts else ""
+    lost = sorted(missing & {prefix + key for key in encoder.state_dict()})
+    if lost:
+        raise ValueError(
+            f"model.backbone.pretrained {pretrained} lacks {len(lost)} weights of the encoder that "
+            f"its config describes, such as {lost[0]}: correct model.backbone.config."
+        )
+    # from_pretrained leaves evaluation mode on, and Lightning keeps the mode it finds.
+    return encoder.train(), head
+
+
+def _drop_pooler(encoder: Any) -> None:
+    """Leave no parameter without gradient: DDP would wait for it."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the report of missing and unused weights: what matters in it is checked here."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _max_length(encoder: Any) -> int:
+    positions = getattr(encoder.config, "max_position_embeddings", sys.maxsize)
+    # The RoBERTa family counts positions from the padding id on.
+    tables = [m for name, m in encoder.named_modules() if name.endswith("position_embeddings")]
+    offsets = [m.padding_idx + 1 for m in tables if getattr(m, "padding_idx", None) is not None]
+    return int(positions - sum(offsets))
+
+
+def _stem(module: nn.Module, layers: nn.Module) -> Iterator[nn.Module]:
+    """Yield what lies outside of the layers, except for norms that follow them."""
+    after = False
+    for child in module.children():
+        if any(m is layers for m in child.modules()):
+            after = True
+            if child is not layers:
+                yield from _stem(child, layers)
+        # DeBERTa-v2 lists the norm of its relative position embeddings after the layers.
+        elif not after or hasattr(module, "rel_embeddings") or "Norm" not in type(child).__name__:
+            yield child

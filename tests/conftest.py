@@ -1,0 +1,100 @@
+"""Tiny datasets in published layouts, and configs that fit in seconds."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads would only wait
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+REPO = Path(__file__).parent.parent
+# Real datasets lie beside a developer's checkout, or where this names them.
+REAL = Path(os.environ.get("LIT_FOUNDRY_DATA", REPO.parent / "shared" / "data"))
+
+WORDS = ["plot", "actors", "scene", "camera", "music", "story", "hero", "city", "night", "rain"]
+SIGNS = {"neg": ["dull", "poor", "awful"], "pos": ["bright", "great", "lovely"]}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep token files of tests away from the user's, and no test dependent on an earlier run."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LIT_FOUNDRY_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+def reviews(count: int, seed: int) -> list[tuple[str, str]]:
+    """Make (text, label) pairs of various lengths whose label a few words give away."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        label = ("neg", "pos")[i % 2]
+        words = rng.choice(WORDS, rng.integers(3, 24)).tolist()
+        for _ in range(2):
+            words.insert(int(rng.integers(len(words) + 1)), str(rng.choice(SIGNS[label])))
+        rows.append((f"{' '.join(words)} {i}", label))
+    return rows
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
+    """Write reviews as CSV with a header."""
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """Write a config that trains a two-layer BERT on 120 reviews, and its data; return its path."""
+    write_csv(tmp_path / "train.csv", reviews(120, seed=0))
+    write_csv(tmp_path / "test.csv", reviews(40, seed=1))
+    return write_config(tmp_path / "tiny.yaml", tiny_config(tmp_path))
+
+
+def tiny_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of :func:`tiny`, to be changed."""
+    bert = {
+        "model_type": "bert",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
+    backbone = {"class_path": "TextEncoder", "init_args": {"config": bert}}
+    data = {
+        "train": str(folder / "train.csv"),
+        "test": str(folder / "test.csv"),
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
+        "max_length": 32,
+        "batch_size": 12,
+        "micro_batch": 4,
+    }
+    return {
+        "model": {
+            "class_path": "Classification",
+            "init_args": {"backbone": backbone, "optim": {"lr": 2e-3, "warmup": 0.1}},
+        },
+        "data": {"class_path": "TextFiles", "init_args": data},
+        "trainer": {
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "devices": 1,
+            "gradient_clip_val": 1.0,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": str(folder / "runs"),
+        },
+    }
+
+
+def write_config(path: Path, config: dict[str, Any]) -> Path:
+    """Write a configuration as YAML."""
+    path.write_text(yaml.safe_dump(config))
+    return path

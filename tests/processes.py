@@ -1,0 +1,64 @@
+"""Runs in processes of their own, which share one import of torch and can be killed."""
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+_CONTEXT = get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["lit_foundry.cli", "tests.processes"])
+
+
+class OrderLog(Callback):
+    """Writes which samples each micro-step of training sees, at once."""
+
+    def __init__(self, path: Path, kill_at: int | None = None) -> None:
+        self.path, self.kill_at = Path(path), kill_at
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log a micro-step, or die in it."""
+        micro_step = trainer.fit_loop.epoch_loop.total_batch_idx
+        if micro_step == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with self.path.open("a") as file:
+            file.write(json.dumps([os.getpid(), micro_step, batch["index"].tolist()]) + "\n")
+
+
+def _main(args: list[str]) -> None:
+    import torch
+
+    from lit_foundry.cli import main
+
+    torch.set_num_threads(1)
+    main(args)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run the command line in a process of its own and return its exit code."""
+    process = _CONTEXT.Process(target=_main, args=(list(args),))
+    process.start()
+    process.join(300)
+    assert process.exitcode is not None, "the run hangs"
+    return process.exitcode
+
+
+class Terminate(Callback):
+    """Sends SIGTERM to its own process, as a scheduler would."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Send the signal in one micro-step."""
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)

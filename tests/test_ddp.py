@@ -1,0 +1,53 @@
+"""Two ranks do what one process does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_foundry.checkpoint import read_checkpoint
+from tests.conftest import REPO, tiny_config, write_config
+
+
+def lit_foundry(*args: str) -> None:
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-m", "lit_foundry", *args]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_score_like_one(tiny: Path) -> None:
+    config = tiny_config(tiny.parent)
+    encoder = config["model"]["init_args"]["backbone"]["init_args"]
+    encoder["dropout"] = config["model"]["init_args"]["dropout"] = 0.0  # differs between ranks
+    config["model"]["init_args"]["class_weights"] = [1.0, 3.0]
+    write_config(tiny, config)
+    ends = {}
+    for ranks in (1, 2):
+        overlay = yaml.safe_load((REPO / "configs" / "trainer" / "ddp.yaml").read_text())
+        path = write_config(tiny.parent / "ddp.yaml", overlay if ranks == 2 else {})
+        name = ["--experiment", str(ranks), "--trainer.accelerator", "cpu"]
+        lit_foundry("fit", "--config", str(tiny), "--config", str(path), *name)
+        run = tiny.parent / "runs" / str(ranks) / "1"
+        # Eleven samples on two ranks: none is counted twice.
+        odd = tiny.parent / "odd.csv"
+        odd.write_text("\n".join((tiny.parent / "test.csv").read_text().splitlines()[:12]))
+        best = str(run / "checkpoints" / "best.ckpt")
+        devices = ["--trainer.accelerator", "cpu", "--trainer.devices", str(ranks)]
+        strategy = ["--trainer.strategy", "ddp"] if ranks == 2 else []
+        lit_foundry("test", "--ckpt_path", best, "--data.test", str(odd), *devices, *strategy)
+        [last] = (run / "checkpoints").glob("recovery-*.ckpt")
+        scores = json.loads((run / "test.json").read_text())
+        ends[ranks] = read_checkpoint(last), scores
+        assert not (tiny.parent / "runs" / str(ranks) / "2").exists()
+    one, two = ends[1], ends[2]
+    assert one[0]["global_step"] == two[0]["global_step"] == 18
+    for name, want in one[0]["state_dict"].items():
+        assert (two[0]["state_dict"][name] - want).abs().max() < 1e-5, name
+    for name in ("test/acc", "test/loss", "test/f1", "test/calibration_error"):
+        assert two[1][name] == pytest.approx(one[1][name], abs=1e-5), name

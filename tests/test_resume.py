@@ -1,0 +1,104 @@
+"""A killed and resumed run ends like one that was never interrupted, bit for bit."""
+
+import csv
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_foundry.checkpoint import CheckpointError, read_checkpoint
+from lit_foundry.cli import main
+from tests.processes import run
+
+# 108 training reviews, 9 steps an epoch, 3 micro-batches a step: 54 micro-steps in all;
+# validation after steps 4 and 8 of an epoch, recovery checkpoints every 2 steps.
+CADENCE = ["--save_every_n_steps", "2", "--trainer.val_check_interval", "12"]
+
+
+def fit(tiny: Path, name: str, kill_at: int | None = None, *more: str) -> int:
+    log = tiny.parent / f"{name}.jsonl"
+    order = ["--trainer.callbacks+=tests.processes.OrderLog", f"--trainer.callbacks.path={log}"]
+    if kill_at is not None:
+        order.append(f"--trainer.callbacks.kill_at={kill_at}")
+    last = sorted((tiny.parent / "runs" / name / "1" / "checkpoints").glob("recovery-*.ckpt"))
+    code = run(["fit", "--config", str(tiny), "--experiment", name, *CADENCE, *order, *more])
+    if "--resume" in more:  # it went on where the checkpoint was taken, and did nothing again
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        own = [step for process, step, _ in lines if process == lines[-1][0]]
+        assert own[0] == 3 * int(last[-1].stem.removeprefix("recovery-")) > 0
+    return code
+
+
+def end_of(tiny: Path, name: str) -> tuple[dict[str, Any], list[dict[str, str]], dict[int, Any]]:
+    """Return the last checkpoint, the metrics without clock times, and the samples by step."""
+    folder = tiny.parent / "runs" / name / "1"
+    [path] = (folder / "checkpoints").glob("recovery-*.ckpt")
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [
+            {k: v for k, v in row.items() if "throughput" not in k} for row in csv.DictReader(file)
+        ]
+    order: dict[int, Any] = {}
+    for line in (tiny.parent / f"{name}.jsonl").read_text().splitlines():
+        _, step, rows_seen = json.loads(line)
+        assert order.setdefault(step, rows_seen) == rows_seen, (
+            f"micro-step {step} saw other samples"
+        )
+    return read_checkpoint(path), rows, order
+
+
+def assert_same(got: Any, want: Any, where: str = "checkpoint") -> None:
+    if isinstance(want, dict):
+        assert got.keys() == want.keys(), where
+        for key in want:
+            assert_same(got[key], want[key], f"{where}.{key}")
+    elif isinstance(want, (list, tuple)):
+        assert len(got) == len(want), where
+        for i, (a, b) in enumerate(zip(got, want, strict=True)):
+            assert_same(a, b, f"{where}[{i}]")
+    elif isinstance(want, torch.Tensor):
+        assert torch.equal(got, want), where
+    else:
+        assert got == want, where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_run_ends_with_the_same_bits(tiny: Path, workers: int) -> None:
+    loader = f"--data.num_workers={workers}"
+    assert fit(tiny, "whole", None, loader) == 0
+    want, want_rows, want_order = end_of(tiny, "whole")
+    assert sorted(want_order) == list(range(54))
+    # In an accumulation window, at a step's end, before and after a validation, at an epoch's
+    # first and last micro-step, and twice in one run.
+    for kills in ([7], [8], [11, 14], [23], [26], [27], [30, 44], [53]):
+        name = "-".join(["killed", *map(str, kills)])
+        for number, kill_at in enumerate(kills):
+            resume = ["--resume", "required"] if number else []
+            assert fit(tiny, name, kill_at, loader, *resume) == -signal.SIGKILL
+        assert fit(tiny, name, None, loader, "--resume", "required") == 0
+        got, rows, order = end_of(tiny, name)
+        assert order == want_order, name
+        assert rows == want_rows, name
+        assert got["global_step"] == want["global_step"] == 18
+        for part in ("state_dict", "optimizer_states"):
+            assert_same(got[part], want[part], f"{name}: {part}")
+
+
+def test_demanded_resume_that_finds_nothing_fails(tiny: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"--resume required.*has no recovery checkpoint"):
+        main(["fit", "--config", str(tiny), "--resume", "required"])
+
+
+@pytest.mark.slow
+def test_sigterm_saves_stops_and_says_so(tiny: Path) -> None:
+    assert fit(tiny, "whole") == 0
+    terminate = ["--trainer.callbacks+=tests.processes.Terminate", "--trainer.callbacks.at=16"]
+    assert fit(tiny, "ended", None, *terminate) == 128 + signal.SIGTERM
+    assert not (tiny.parent / "runs/ended/1/summary.json").exists()
+    assert fit(tiny, "ended", None, "--resume", "auto") == 0
+    (want, want_rows, want_order), (got, rows, order) = end_of(tiny, "whole"), end_of(tiny, "ended")
+    assert (rows, order) == (want_rows, want_order)
+    assert_same(got["state_dict"], want["state_dict"])
