@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from inspect import cleandoc
 from pathlib import Path
@@ -190,10 +189,8 @@ def test_same_texts_whatever_the_hash_seed() -> None:
 
 
 @pytest.mark.slow
-def test_whole_corpus_is_read_in_20_s_and_always_the_same(tmp_path: Path) -> None:
-    start = time.process_time()
+def test_whole_corpus_is_always_the_same(tmp_path: Path) -> None:
     table = read_split("train", tmp_path)
-    assert time.process_time() - start < 20
     assert len(table) == len(table.labels or ()) == len(table.ids or ())
     assert _collect(1500, hash_seed="1")[0] == _fingerprint(cached(tmp_path))
 
