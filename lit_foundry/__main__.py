@@ -1,17 +1,4 @@
-"""Train and evaluate any task on any data.
-
-usage: python -m lit_foundry {fit,validate,test,predict,list} [--config FILE ...] [--KEY VALUE]
-
-  fit       train; --resume auto continues an interrupted run
-  validate  score a checkpoint on the validation split: --ckpt_path FILE
-  test      score a checkpoint on the test split: --ckpt_path FILE
-  predict   label texts: --ckpt_path FILE --input TEXTS --output FILE
-  list      tasks, data modules, backbones and shipped configs
-
-``python -m lit_foundry fit --help`` lists the arguments of a command.
-Exit codes: 0 done, 2 a mistake in what was given (LIT_FOUNDRY_DEBUG=1 shows where it was found),
-143 terminated after saving, 1 any other failure.
-"""
+"""The command line's entry: answers at once what needs no torch, and tells mistakes plainly."""
 
 import os
 import sys
@@ -19,8 +6,10 @@ from importlib import import_module
 from opcode import opmap
 from pathlib import Path
 
+from lit_foundry import usage
+
 # Commands that are no Trainer method, by module.
-COMMANDS: dict[str, str] = {"list": "lit_foundry.listing"}
+OWN: dict[str, str] = {"list": "lit_foundry.listing"}
 
 
 def main() -> None:
@@ -52,12 +41,16 @@ def foreseen(error: BaseException) -> bool:
 def run() -> None:
     """Answer what needs no torch at once; hand the rest on."""
     match sys.argv[1:]:
-        case [] | ["-h"] | ["--help"]:
-            print(__doc__)
+        case [] | ["-h" | "--help"]:
+            print(usage.USAGE)
         case ["--version"]:
             print(import_module("lit_foundry").__version__)
-        case [command, *args] if command in COMMANDS:
-            import_module(COMMANDS[command]).main(args)
+        case [word, *_] if word not in usage.COMMANDS:
+            raise ValueError(usage.unknown_command(word))
+        case [command, *args] if command in OWN:
+            import_module(OWN[command]).main(args)
+        case [command, *args] if "-h" in args or "--help" in args:
+            print(usage.HELP[command])
         case _:
             import_module("lit_foundry.cli").main()
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 # Imported so that configs can name these classes without their module paths.
@@ -22,12 +23,25 @@ import lit_foundry.nn  # noqa: F401
 from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
 from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
 from lit_foundry.data import DataModule
-from lit_foundry.nn import restoring
+from lit_foundry.mistakes import UsageError, class_help, explain, flags
+from lit_foundry.nn import Backbone, restoring
 from lit_foundry.recipe import differences
 from lit_foundry.run import Resume, RunFolder
 from lit_foundry.tasks import Task
+from lit_foundry.usage import USAGE, unknown_command
 
 EVALUATION = ("validate", "test", "predict")
+COMMANDS = ("fit", *EVALUATION)
+# What `--KEY.help CLASS` explains, by the end of the key.
+BASES: dict[str, type] = {
+    "model": Task,
+    "data": DataModule,
+    "backbone": Backbone,
+    "callbacks": Callback,
+    "logger": Logger,
+}
+# Mistakes are raised, so that `mistakes` can tell them; a prefix is no key.
+STRICT: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
 EXPECTED_WARNINGS = (
     # Batches are gathered from memory in microseconds: more loader workers slow most runs down.
     ".*does not have many workers.*",
@@ -78,18 +92,31 @@ class FoundryCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with the recipe of ``--ckpt_path`` below all that the user wrote."""
-        words = list(sys.argv[1:] if args is None else args)
-        self.words = words
+        words = self.words = list(sys.argv[1:] if args is None else args)
+        if not words or words[0] not in COMMANDS:
+            raise UsageError(unknown_command(words[0]) if words else USAGE)
+        for key, value in flags(words):
+            if key.endswith(".help") and (base := BASES.get(key.split(".")[-2].lstrip("-"))):
+                print(class_help(key.removesuffix(".help"), value, base))
+                sys.exit()
+        recipe = None
         path = _value_of(words, "--ckpt_path")
         self.checkpoint: dict[str, Any] | None = None
-        if words and words[0] in EVALUATION:
+        if words[0] in EVALUATION:
             if path is None:
                 raise CheckpointError(f"{words[0]} needs --ckpt_path FILE: the checkpoint to use.")
             self.checkpoint = read_checkpoint(Path(path))
-            recipe = recipe_of(self.checkpoint, Path(path))
-            below = {key: recipe[key] for key in ("model", "data") if recipe[key]}
-            words = [words[0], "--config", yaml.safe_dump(below, sort_keys=False), *words[1:]]
-        self.config = parser.parse_args(words)
+            built = recipe_of(self.checkpoint, Path(path))
+            below = {key: built[key] for key in ("model", "data") if built[key]}
+            recipe = yaml.safe_dump(below, sort_keys=False)
+            words = [words[0], "--config", recipe, *words[1:]]
+        try:
+            self.config = parser.parse_args(["--help" if w == "--help-all" else w for w in words])
+            if not isinstance(self.settings.trainer, Namespace):  # which jsonargparse lets pass
+                raise ArgumentError(None, "trainer holds keys, not a value")
+        except ArgumentError as error:
+            command = self._parser(words[0])
+            raise UsageError(explain(self.words, command, recipe, error)) from error
 
     def _parse_ckpt_path(self) -> None:
         """Replace Lightning's, which lets a checkpoint override what the user wrote."""
@@ -268,6 +295,7 @@ def main(args: ArgsType = None) -> FoundryCLI:
             save_config_callback=None,
             seed_everything_default=0,
             # Ranks share the samples by the data module's own sampler.
+            parser_kwargs=dict.fromkeys(COMMANDS, STRICT) | STRICT,
             trainer_defaults={"use_distributed_sampler": False},
             args=args,
         )

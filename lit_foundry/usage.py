@@ -1,0 +1,100 @@
+"""What the commands are for, told without torch; mistyped commands."""
+
+import re
+from difflib import get_close_matches
+
+USAGE = """\
+Train and evaluate any task on any data.
+
+usage: python -m lit_foundry {fit,validate,test,predict,list} [--config FILE ...] [--KEY VALUE ...]
+
+  fit       train; --resume auto continues an interrupted run
+  validate  score a checkpoint on the validation split: --ckpt_path FILE
+  test      score a checkpoint on the test split: --ckpt_path FILE
+  predict   label texts: --ckpt_path FILE --input TEXTS --output FILE
+  list      tasks, data modules, backbones and shipped configs
+
+Each has its own --help.
+Exit codes: 0 done, 2 a mistake in what was given (LIT_FOUNDRY_DEBUG=1 shows where it was found),
+143 terminated after saving, 1 any other failure."""
+
+COMMANDS = tuple(re.findall(r"^  (\w+) ", USAGE, re.M))
+
+_MORE = {
+    "--help-all": "every key",
+    "--model.help Classification": "the arguments of a task",
+    "--data.help IMDb": "of a data module",
+    "--model.backbone.help TextEncoder": "of a backbone",
+    "--trainer.callbacks.help EarlyStopping": "of a callback",
+}
+
+_EVALUATION = """\
+{summary}
+
+usage: python -m lit_foundry {command} --ckpt_path FILE {usage}
+
+  --ckpt_path FILE          checkpoint, such as runs/NAME/1/checkpoints/best.ckpt; it brings model,
+                            data, label names and tokenizer
+{own}  --config FILE             what else to set; it wins over the checkpoint, as do single keys
+  --data.root, --data.test  where the data lie now (IMDb, TextFiles)
+  --data.batch_tokens 8192  tokens at once (or --data.batch_size)
+  --trainer.accelerator cpu, --trainer.devices 1, --trainer.precision bf16-mixed
+"""
+
+HELP = {
+    "fit": """\
+Train what a config says, and keep the run in a folder of its own: runs/EXPERIMENT/NUMBER.
+
+usage: python -m lit_foundry fit --config FILE [--config OVERLAY ...] [--KEY VALUE ...]
+
+  --config FILE             YAML with model, data and trainer; of several files the later ones win,
+                            single keys win over files; configs/trainer/ has overlays
+  --experiment NAME         folder below runs/; the name of the first config if left out
+  --resume auto             continue the experiment's last run if it was interrupted
+                            (required: or fail; never, the default: start a new one)
+  --save_every_n_steps N    optimizer steps between recovery checkpoints (or every 5 minutes)
+  --seed_everything N       seed of initialization, order and dropout (0)
+  --print_config            show everything resolved, and stop
+
+Often set:
+  --model.optim.lr 3e-5     peak learning rate
+  --data.batch_tokens 8192  tokens of one optimizer step, over all devices (or --data.batch_size)
+  --data.micro_batch 4096   what one device takes at once; sets the accumulation
+  --trainer.max_epochs 3, --trainer.max_steps 10000 or --trainer.max_time 00:08:00:00
+  --trainer.devices 2, --trainer.precision bf16-mixed
+  --trainer.fast_dev_run 1  one batch of everything, nothing saved
+""",
+    "validate": _EVALUATION.format(
+        summary="Score a checkpoint on the validation split; scores go into its run's val.json.",
+        command="validate",
+        usage="[--KEY VALUE ...]",
+        own="",
+    ),
+    "test": _EVALUATION.format(
+        summary="Score a checkpoint on the test split; scores go into its run's test.json.",
+        command="test",
+        usage="[--KEY VALUE ...]",
+        own="",
+    ),
+    "predict": _EVALUATION.format(
+        summary="Label texts with a checkpoint: id, label and the probability of each class.",
+        command="predict",
+        usage="--input TEXTS [--output FILE]",
+        own="""\
+  --input TEXTS             .txt (one a line), .csv, .tsv, .jsonl, .parquet, or - for standard input
+  --output FILE             .jsonl or .csv; JSONL to standard output if left out
+""",
+    ),
+}
+for _command in HELP:
+    HELP[_command] += "\nMore, after `python -m lit_foundry`:\n"
+    HELP[_command] += "\n".join(f"  {_command} {key:40}{what}" for key, what in _MORE.items())
+
+
+def unknown_command(word: str) -> str:
+    """Say that a word is no command, and which was likely meant."""
+    if word.startswith("-"):
+        return f"{word} comes after the command: python -m lit_foundry fit {word} ..."
+    close = get_close_matches(word, COMMANDS, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"There is {', '.join(COMMANDS)}."
+    return f"{word!r} is no command. {hint}"

@@ -1,0 +1,174 @@
+"""Mistakes on the command line and in YAML are told in a few lines, with what was likely meant."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_foundry import usage
+from lit_foundry.__main__ import foreseen
+from lit_foundry.cli import main
+from lit_foundry.mistakes import UsageError
+from tests.conftest import write_config
+
+MOST_LINES = 20
+WIDTH = 100
+NESTED = "model:\n  init_args:\n    backbone:\n      init_args: {%s}\n"
+
+# Words after `fit --config tiny.yaml`, an overlay, and what has to be said of them.
+CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    # on the command line
+    "key": ("--data.max_lenght 64", "", ("--data.max_lenght: TextFiles", "mean 'max_length'?")),
+    "prefix": ("--trainer.max_epoch 1", "", ("--trainer.max_epoch: trainer", "'max_epochs'?")),
+    "section": ("--modle.dropout 1", "", ("--modle: a config takes no 'modle'", "'model'?")),
+    "key of elsewhere": ("--lr 1", "", ("--lr: a config takes no 'lr'", "'model.optim.lr'?")),
+    "key further down": ("--model.lr 1", "", ("--model.lr: Classification", "'optim.lr'?")),
+    "key of a nested class": (
+        "--model.backbone.poling mean",
+        "",
+        ("--model.backbone.poling: TextEncoder takes no 'poling'", "'pooling'?"),
+    ),
+    "class": ("--model Clasification", "", ("no Task is called", "mean 'Classification'?")),
+    "nested class": ("--model.backbone TextEncodr", "", ("no Backbone", "mean 'TextEncoder'?")),
+    "callback": ("--trainer.callbacks+=EarlyStoping", "", ("no Callback", "'EarlyStopping'?")),
+    "key of a callback": (
+        "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitr=a",
+        "",
+        ("--trainer.callbacks.monitr: EarlyStopping takes no 'monitr'", "mean 'monitor'?"),
+    ),
+    "type": ("--trainer.max_epochs many", "", ("a whole number or null", "got 'many'")),
+    "choice": ("--model.optim.name adamx", "", ("adamw, sgd or muon", "mean 'adamw'?")),
+    "no value": ("--model.optim.lr", "", ("--model.optim.lr: needs a value",)),
+    "no value, key": ("--model.optim.lrr", "", ("optim takes no 'lrr'", "mean 'lr'?")),
+    "stray word": ("again", "", ("'again': a word without a key", "--KEY again")),
+    "missing file": ("--config {folder}/tony.yaml", "", ("no such file", "/tiny.yaml?")),
+    "folder": ("--config {folder}", "", ("a folder; name a YAML file",)),
+    "config without a file": ("--config", "", ("--config: needs a value",)),
+    "help of no class": ("--model.help Clasification", "", ("mean 'Classification'?",)),
+    "several": ("--lr 1 --trainer.max_epoch 1", "", ("'model.optim.lr'?", "'max_epochs'?")),
+    # in a config
+    "YAML": ("", "model:\n  init_args:\n   - a: 1\n    b: 2\n", ("line 4, column 5: not YAML",)),
+    "YAML, a character": ("", "seed_everything: \x07\n", ("not YAML", "not allowed")),
+    "YAML, a key": ("", "trainer:\n  max_epoch: 3\n", ("line 2: trainer.max_epoch", "epochs'?")),
+    "YAML, a section": ("", "modle:\n  a: 1\n", ("line 1: modle", "mean 'model'?")),
+    "YAML, a type": ("", "trainer:\n\n  max_epochs: three\n", ("line 3", "whole number or null")),
+    "YAML, a number": (
+        "",
+        "model:\n  init_args:\n    optim: {lr: 3e-5x}\n",
+        ("line 3: model.init_args.optim.lr: must be a number, got '3e-5x'",),
+    ),
+    "YAML, a nested key": ("", NESTED % "poling: mean", ("line 4: model", "mean 'pooling'?")),
+    "YAML, a nested choice": ("", NESTED % "pooling: maen", ("default, first or mean", "'mean'?")),
+    "YAML, a class": ("", "data: {class_path: TextFile}\n", ("line 1: data", "'TextFiles'?")),
+    "YAML, a callback": (
+        "",
+        "trainer:\n  callbacks:\n    - class_path: Tmer\n",
+        ("line 3: trainer.callbacks[0]: no Callback is called 'Tmer'", "mean 'Timer'?"),
+    ),
+    "YAML, a dataclass": (
+        "",
+        "data:\n  init_args:\n    tokenizer: {knd: bpe}\n",
+        ("line 3: data.init_args.tokenizer.knd", "mean 'kind'?"),
+    ),
+    "YAML, without init_args": (
+        "",
+        "model:\n  class_path: Classification\n  num_classes: 3\n",
+        ("line 3: model.num_classes: belongs one level deeper, under model.init_args.",),
+    ),
+    "YAML, a value for keys": ("", "trainer: 3\n", ("line 1: trainer: holds keys", "max_epochs")),
+    "YAML, an empty section": ("", "data:\n", ("line 1: data: is empty", "TextFiles")),
+    "YAML, empty init_args": ("", "data:\n  init_args:\n", ("line 2: data.init_args: holds keys",)),
+    "YAML, a list": ("", "model: [a]\n", ("line 1: model: must be a Task (class_path, init",)),
+    "YAML, a word alone": ("", "model\n", ("holds keys, not a value: seed_everything",)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mistake_is_told_with_its_place_and_what_was_meant(case: str, tiny: Path) -> None:
+    words, overlay, said = CASES[case]
+    more = words.replace("{folder}", str(tiny.parent)).split()
+    if overlay:
+        written = tiny.with_name("overlay.yaml")
+        written.write_text(overlay)
+        more += ["--config", str(written)]
+        said = (str(written), *said)
+    with pytest.raises(UsageError) as caught:
+        main(["fit", "--config", str(tiny), *more])
+    message = str(caught.value)
+    assert not [part for part in said if part not in message], message
+    told = len(message.splitlines())
+    assert told == (2 if case == "several" else 1)
+    assert sum(1 + len(line) // WIDTH for line in message.splitlines()) <= MOST_LINES
+    assert foreseen(caught.value)
+    assert not (tiny.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "no model and no data section"),
+        ({"model": {"class_path": "Classification"}}, "no data section"),
+        (
+            {"model": {"class_path": "Classification"}, "data": {"class_path": "Docstrings"}},
+            "model: Classification needs 'backbone', which is not set; fit --model.help",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(config: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        main(["fit", "--config", str(write_config(tmp_path / "a.yaml", config))])
+
+
+def test_only_the_first_mistakes_are_told(tiny: Path) -> None:
+    words = [word for i in range(9) for word in (f"--nothing{i}", "1")]
+    with pytest.raises(UsageError, match="and 5 more") as caught:
+        main(["fit", "--config", str(tiny), *words])
+    assert len(str(caught.value).splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("fti", "'fti' is no command. Did you mean 'fit'?"),
+        ("xyz", "There is fit, validate, test, predict, list."),
+        ("--config", "comes after the command: python -m lit_foundry fit --config"),
+    ],
+)
+def test_mistyped_command_is_told(word: str, said: str) -> None:
+    assert said in usage.unknown_command(word)
+    with pytest.raises(UsageError, match="command"):
+        main([word])
+
+
+@pytest.mark.parametrize("command", usage.HELP)
+def test_help_of_a_command_is_one_screen_of_keys_that_exist(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = usage.HELP[command].splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= WIDTH
+    if command == "fit":
+        with pytest.raises(SystemExit) as done:
+            main([command, "--help-all"])
+        assert done.value.code == 0
+        everything = capsys.readouterr().out
+        keys = [word for line in lines for word in line.split() if word.startswith("--")]
+        plain = [k for k in keys if not k.startswith(("--model", "--data")) and "help" not in k]
+        assert len(plain) > 5
+        assert not [key for key in plain if key.rstrip(",") not in everything]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--model.help Classification", "--model.optim.lr"),
+        ("--data.help IMDb", "--data.root"),
+        ("--model.backbone.help=TextEncoder", "--model.backbone.pooling"),
+        ("--trainer.callbacks.help EarlyStopping", "--trainer.callbacks.monitor"),
+        ("--data.help", "\n  Docstrings\n  IMDb\n  TextFiles\n"),
+    ],
+)
+def test_help_of_a_class(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["fit", *words.split()])
+    assert not done.value.code
+    assert said in capsys.readouterr().out
