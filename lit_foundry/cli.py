@@ -3,8 +3,8 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,16 @@ import lit_foundry.nn  # noqa: F401
 from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
 from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
 from lit_foundry.data import DataModule
-from lit_foundry.mistakes import UsageError, class_help, explain, flags
+from lit_foundry.mistakes import UsageError, class_help, explain, unwrapped
 from lit_foundry.nn import Backbone, restoring
 from lit_foundry.recipe import differences
 from lit_foundry.run import Resume, RunFolder
 from lit_foundry.tasks import Task
-from lit_foundry.usage import USAGE, unknown_command
+from lit_foundry.usage import USAGE, flags, in_order, unknown_command
 
 EVALUATION = ("validate", "test", "predict")
 COMMANDS = ("fit", *EVALUATION)
+GROUPS = ("trainer", "model.init_args.optim", "model.init_args.finetune")
 # What `--KEY.help CLASS` explains, by the end of the key.
 BASES: dict[str, type] = {
     "model": Task,
@@ -97,9 +98,10 @@ class FoundryCLI(LightningCLI):
             raise UsageError(unknown_command(words[0]) if words else USAGE)
         for key, value in flags(words):
             if key.endswith(".help") and (base := BASES.get(key.split(".")[-2].lstrip("-"))):
-                print(class_help(key.removesuffix(".help"), value, base))
+                print(class_help(key.removesuffix(".help"), value or None, base))
                 sys.exit()
         recipe = None
+        words = in_order(words)
         path = _value_of(words, "--ckpt_path")
         self.checkpoint: dict[str, Any] | None = None
         if words[0] in EVALUATION:
@@ -111,9 +113,12 @@ class FoundryCLI(LightningCLI):
             recipe = yaml.safe_dump(below, sort_keys=False)
             words = [words[0], "--config", recipe, *words[1:]]
         try:
-            self.config = parser.parse_args(["--help" if w == "--help-all" else w for w in words])
-            if not isinstance(self.settings.trainer, Namespace):  # which jsonargparse lets pass
-                raise ArgumentError(None, "trainer holds keys, not a value")
+            if "--help-all" in words:
+                words = [words[0], "--help"]
+            self.config = parser.parse_args(words)
+            for group in GROUPS:  # jsonargparse lets a null or a number pass
+                if group in self.settings and not isinstance(self.settings[group], Namespace):
+                    raise ArgumentError(None, f"{group} holds keys")
         except ArgumentError as error:
             command = self._parser(words[0])
             raise UsageError(explain(self.words, command, recipe, error)) from error
@@ -233,30 +238,9 @@ class FoundryCLI(LightningCLI):
         return self.settings.experiment or named or type(self.model).__name__.lower()
 
 
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """Raise what a constructor raised: jsonargparse wraps it in a dump of the whole config."""
-    try:
-        yield
-    except ValueError as error:
-        cause: BaseException = error
-        while "of the Union subtypes" in str(cause) and cause.__cause__:
-            cause = cause.__cause__
-        if str(cause).startswith("Expected a "):  # of a union, the first failure alone is chained
-            told = [line.strip(" -") for line in str(error).splitlines() if " - " in line]
-            dull = ("Expected a ", "Does not validate ")
-            told = [line for line in told if not line.startswith(dull)]
-            raise ValueError("; ".join(told) or str(error)) from cause
-        raise cause from cause.__cause__
-
-
-def _value_of(words: list[str], *flags: str) -> str | None:
-    """Return the value of the first of these flags on a command line."""
-    for i, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name in flags:
-            return value if equals else next(iter(words[i + 1 :]), None)
-    return None
+def _value_of(words: list[str], *keys: str) -> str | None:
+    """Return the value of the first of these keys on a command line."""
+    return next((value for key, value in flags(words) if key in keys), None)
 
 
 def has_gaps(args: Any) -> bool:

@@ -5,34 +5,40 @@ it walks all that the user wrote, file by file and word by word, beside the argu
 named classes take. A type is checked by jsonargparse itself, one value at a time.
 """
 
-import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
+
+from lit_foundry.arguments import (
+    Arguments,
+    arguments,
+    arguments_of,
+    described,
+    imported,
+    is_list,
+    named,
+    names,
+    nearest,
+    no_class,
+    parser_of,
+    parts,
+    paths,
+    required,
+    some,
+    takes_arguments,
+)
+from lit_foundry.usage import CONFIG, flags
 
 MOST_TOLD = 4  # mistakes
-MOST_NAMES = 12
 WORDS = "command line"
-NULL, TEXT, MAP = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "str", "map"))
-PLAIN: dict[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    Path: "a path",
-    NoneType: "null",
-    Any: "anything",
-}
+NULL, TEXT, MAP, LIST = (f"tag:yaml.org,2002:{k}" for k in ("null", "str", "map", "seq"))
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
-
-Arguments = dict[str, Any]  # type of an argument by its name; Arguments of a group
 
 
 class UsageError(ValueError):
@@ -51,34 +57,14 @@ def explain(
         error: What jsonargparse said, told in brief where nothing better is found.
     """
     search = Search(arguments(parser))
-    if recipe:
-        search.config(recipe, "the checkpoint's recipe")
-    given = list(flags(words[1:]))
-    for key, value in given:
-        if key in ("-c", "--config"):
-            search.config_file(value)
-    for key, value in given:
-        if not key:
-            search.found.append(f"{value!r}: a word without a key; write --KEY {value}.")
-        elif key not in ("-c", "--config", "--print_config"):
-            search.word(key.lstrip("-"), value)
-    found = list(dict.fromkeys(search.found)) or search.missing() or brief(str(error))
+    try:
+        search.everything(words[1:], recipe)
+        found = list(dict.fromkeys(search.found)) or search.missing()
+    except Exception:  # whatever was written, the search must not hide what jsonargparse said
+        found = []
+    found = found or brief(str(error))
     more = [f"... and {len(found) - MOST_TOLD} more."] if len(found) > MOST_TOLD else []
     return "\n".join([*found[:MOST_TOLD], *more])
-
-
-def flags(words: Iterable[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield the keys of a command line with their values; a stray word has the key ''."""
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        key, equals, value = word.partition("=")
-        if not word.startswith("-"):
-            yield "", word
-        elif equals:
-            yield key, value
-        else:
-            yield key, rest.pop(0) if rest and not rest[0].startswith("--") else None
 
 
 def brief(message: str) -> list[str]:
@@ -107,30 +93,50 @@ class Search:
     given: set[str] = field(default_factory=set)
     origin: str = WORDS
 
+    def everything(self, words: Sequence[str], recipe: str | None) -> None:
+        """Search the recipe, then the configs, then the other words."""
+        if recipe:
+            self.config(recipe, "the checkpoint's recipe")
+        given = list(flags(words))
+        for key, value in given:
+            if key in CONFIG:
+                self.config_file(value)
+        for key, value in given:
+            if not key:
+                self.found.append(f"{value!r}: a word without a key; write --KEY {value}.")
+            elif key not in (*CONFIG, "--print_config"):
+                self.word(key.lstrip("-"), value)
+
     def config_file(self, name: str | None) -> None:
         """Search the config that ``--config`` names."""
         if name is None:
             self.found.append("--config: needs a value; write --config FILE.")
-        elif "\n" in name or ": " in name:
+        elif "\n" in name or ": " in name or name.startswith("{"):
             self.config(name, "--config")
-        elif (path := Path(name)).is_file():
+        else:
+            path = Path(name)
             try:
-                self.config(path.read_text(encoding="utf-8"), name)
+                if path.is_file():
+                    self.config(path.read_text(encoding="utf-8"), name)
+                elif path.is_dir():
+                    self.found.append(f"--config {name}: a folder; name a YAML file in it.")
+                elif not path.exists():  # else a pipe, which was read before
+                    close = get_close_matches(str(path), map(str, path.parent.glob("*.y*ml")), n=1)
+                    hint = f"Did you mean {close[0]}?" if close else SHIPPED
+                    self.found.append(f"--config {name}: no such file. {hint}")
             except UnicodeDecodeError:
                 self.found.append(f"--config {name}: not a text file in UTF-8; name a YAML file.")
-        elif path.is_dir():
-            self.found.append(f"--config {name}: a folder; name a YAML file in it.")
-        else:
-            near = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-            close = get_close_matches(str(path), near, n=1)
-            hint = f"Did you mean {close[0]}?" if close else SHIPPED
-            self.found.append(f"--config {name}: no such file. {hint}")
+            except OSError as error:
+                self.found.append(f"--config {name}: {error.strerror}; name a file to be read.")
 
-    def config(self, text: str, origin: str) -> None:
+    def config(self, text: str, origin: str, key: str = "", want: Any = None) -> None:
         """Search a config; ``origin`` is its file."""
         self.origin = origin
+        want = self.takes if want is None else want
         try:
             node = yaml.compose(text)
+            if node is not None:
+                self.value(node, key, want)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -141,8 +147,8 @@ class Search:
         except yaml.YAMLError as error:
             self.found.append(f"{origin}: not YAML: {' '.join(str(error).split())}.")
         else:
-            if node is not None:
-                self.value(node, "", self.takes)
+            if node is None:
+                self.found.append(f"{origin}: empty; it holds keys: {some(self.takes)}.")
 
     def word(self, key: str, text: str | None) -> None:
         """Search ``--key text`` of a command line."""
@@ -154,6 +160,8 @@ class Search:
             node = yaml.ScalarNode(TEXT, text)
         if isinstance(node, yaml.ScalarNode):
             node.value = text or ""
+        if key.endswith("+") and not isinstance(node, yaml.SequenceNode):
+            node = yaml.SequenceNode(LIST, [node])
         for name in reversed(key.removesuffix("+").split(".")):
             node = yaml.MappingNode(MAP, [(yaml.ScalarNode(TEXT, name), node)])
         self.value(node, "", self.takes)
@@ -169,10 +177,11 @@ class Search:
             return [f"no {sections} section: name a config that has it, --config FILE. {SHIPPED}"]
         return [
             f"{key}: {cls.__name__} needs {name!r}, which is not set; "
-            f"fit --{key}.help {cls.__name__} explains it."
+            f"fit --{key.partition('[')[0]}.help {cls.__name__} explains it."
             for key, cls in self.classes.items()
+            if f"{key}[0]" not in self.classes  # which is told of the list's entries
             for name in required(cls)
-            if f"{key}.{name}" not in self.given
+            if not {f"{key}.{name}", f"{key.partition('[')[0]}.{name}"} & self.given
         ]
 
     def tell(self, node: yaml.Node, key: str, what: str) -> None:
@@ -188,11 +197,15 @@ class Search:
         item = next((get_args(o)[0] for o in options if is_list(o)), None)
         base = next((o for o in (*options, item) if takes_arguments(o)), None)
         closed = next((o for o in options if isinstance(o, type) and is_dataclass(o)), None)
+        holds_keys = isinstance(want, dict) or ((base or closed) and str not in options)
+        if holds_keys and node.tag == TEXT and self.file(node, key, want):
+            return
         if isinstance(want, dict):
             if isinstance(node, yaml.MappingNode):
                 self.mapping(node, key, want)
-            elif node.tag != NULL:
-                self.tell(node, key or "the config", f"holds keys, not a value: {some(want)}.")
+            else:
+                state = "is empty, but" if node.tag == NULL else "is a value, but"
+                self.tell(node, key or "the config", f"{state} holds keys: {some(want)}.")
         elif isinstance(node, yaml.SequenceNode) and takes_arguments(item):
             for number, entry in enumerate(node.value):
                 self.value(entry, f"{key}[{number}]", item)
@@ -214,19 +227,33 @@ class Search:
             literals = [str(v) for o in options if get_origin(o) is Literal for v in get_args(o)]
             close = get_close_matches(got, literals, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
+            if str in options and isinstance(node, yaml.ScalarNode) and self.origin != WORDS:
+                hint = " Put it in quotes."
             self.tell(node, key, f"must be {described(want)}, got {got!r}.{hint}")
+
+    def file(self, node: yaml.Node, key: str, want: Any) -> bool:
+        """Search the file that stands in place of keys, if a value names one."""
+        origin = self.origin
+        path = Path(origin).parent / str(node.value)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return False
+        self.config(text, str(path), key, want)
+        self.origin = origin
+        return True
 
     def mapping(self, node: yaml.MappingNode, key: str, takes: Arguments, owner: str = "") -> None:
         """Search the keys of a group, and what is below them."""
-        for name, value in node.value:
-            inner = f"{key}.{name.value}" if key else str(name.value)
+        for name, at, value in entries(node):
+            inner = f"{key}.{name}" if key else name
             self.given.add(without_init_args(inner))
-            if name.value in takes:
-                self.value(value, inner, takes[name.value])
+            if name in takes:
+                self.value(value, inner, takes[name])
             else:
-                hint = self.deeper(name.value, takes, key) or nearest(name.value, takes)
+                hint = self.deeper(name, takes, key) or nearest(name, takes)
                 whose = owner or key.rpartition(".")[2] or "a config"
-                self.tell(name, inner, f"{whose} takes no {name.value!r}. {hint}")
+                self.tell(at, inner, f"{whose} takes no {name!r}. {hint}")
 
     def deeper(self, name: str, takes: Arguments, key: str) -> str | None:
         """Suggest a key of this very name further down."""
@@ -239,7 +266,7 @@ class Search:
 
     def instance(self, node: yaml.MappingNode, key: str, base: type) -> None:
         """Search a class with its arguments."""
-        given = {name.value: (name, value) for name, value in node.value}
+        given = {name: (at, value) for name, at, value in entries(node)}
         if "class_path" in given and not self.class_path(given["class_path"][1], key, base):
             return
         cls = self.classes.get(without_init_args(key))
@@ -266,12 +293,13 @@ class Search:
 
     def class_path(self, node: yaml.Node, key: str, base: type) -> bool:
         """Find the class that a node names; tell whether it is one."""
-        if node.tag == NULL:
-            self.tell(node, key, f"is empty; name a class: {some(names(base))}.")
+        if node.tag == NULL or not isinstance(node, yaml.ScalarNode):
+            self.tell(node, key, f"has to name a class: {some(names(base))}.")
         elif cls := named(str(node.value), base):
             self.classes[without_init_args(key)] = cls
             return True
-        elif not Path(str(node.value)).is_file():  # which may be the class's own config
+        elif not callable(found := imported(str(node.value))) or isinstance(found, type):
+            # Neither a class nor a function that returns one.
             self.tell(node, key, no_class(str(node.value), base))
         return False
 
@@ -300,106 +328,33 @@ def without_init_args(key: str) -> str:
 
 def has(node: yaml.MappingNode, key: str) -> bool:
     """Tell whether a mapping sets a key."""
-    return any(name.value == key for name, _ in node.value)
+    return any(name == key for name, _, _ in entries(node))
 
 
-# What there is to write.
+def entries(node: yaml.MappingNode) -> list[tuple[str, yaml.Node, yaml.Node]]:
+    """Return the keys of a mapping as text and node, with their values; ``<<`` is resolved."""
+    yaml.SafeLoader("").flatten_mapping(node)
+    return [
+        (at.value if isinstance(at, yaml.ScalarNode) else yaml.serialize(at).strip(), at, value)
+        for at, value in node.value
+    ]
 
 
-def arguments(parser: ArgumentParser) -> Arguments:
-    """Return what a parser takes, nested as in a config."""
-    tree: Arguments = {}
-    for action in parser._actions:
-        if action.default == SUPPRESS or action.dest in ("config", "print_config"):
-            continue
-        *groups, name = action.dest.split(".")
-        group = tree
-        for part in groups:
-            group = group.setdefault(part, {})
-        group[name] = getattr(action, "_typehint", None) or action.type or Any
-    return tree
-
-
-def parser_of(cls: type, key: str = "of") -> ArgumentParser:
-    """Return a parser of what the constructor of a class takes, below a key."""
-    parser = ArgumentParser(usage=SUPPRESS, add_help=False)
-    parser.add_class_arguments(cls, key)
-    return parser
-
-
-def arguments_of(cls: type) -> Arguments:
-    """Return what the constructor of a class takes, nested as in a config."""
-    tree: Arguments = arguments(parser_of(cls)).get("of", {})
-    return tree
-
-
-def required(cls: type) -> list[str]:
-    """Return the arguments without which a class cannot be built."""
-    actions = parser_of(cls)._actions
-    return [action.dest.removeprefix("of.") for action in actions if action.required]
-
-
-def paths(tree: Arguments) -> Iterator[str]:
-    """Yield the dotted keys of all arguments."""
-    for name, inner in tree.items():
-        if isinstance(inner, dict):
-            yield from (f"{name}.{path}" for path in paths(inner))
-        else:
-            yield name
-
-
-def subclasses(base: type) -> Iterator[type]:
-    """Yield a class and what is derived from it, as far as it was imported."""
-    yield base
-    derived: list[type] = base.__subclasses__()
-    for cls in derived:
-        yield from subclasses(cls)
-
-
-def names(base: type) -> list[str]:
-    """Return the names of the public subclasses that can be built, our own first."""
-    found = {cls.__name__: cls for cls in subclasses(base) if cls is not base}
-    public = [n for n, cls in found.items() if n[0] != "_" and not inspect.isabstract(cls)]
-    return sorted(public, key=lambda n: (not found[n].__module__.startswith("lit_foundry"), n))
-
-
-def named(name: str, base: type) -> type | None:
-    """Return the subclass of ``base`` that a config means by a name or a path, if any."""
-    module, dot, attribute = name.rpartition(".")
-    if not dot:
-        return next((cls for cls in subclasses(base) if cls.__name__ == name), None)
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what a constructor raised: jsonargparse wraps it in a dump of the whole config."""
     try:
-        found = getattr(import_module(module), attribute, None)
-    except (ImportError, ValueError):
-        return None
-    return found if isinstance(found, type) and issubclass(found, base) else None
-
-
-def parts(want: Any) -> tuple[Any, ...]:
-    """Return the alternatives of a type."""
-    if get_origin(want) in (Union, UnionType):
-        return tuple(part for option in get_args(want) for part in parts(option))
-    return (want,)
-
-
-def is_list(want: Any) -> bool:
-    """Tell whether a type is a list, or another iterable, of one type."""
-    origin = get_origin(want)
-    return inspect.isclass(origin) and issubclass(origin, Iterable) and len(get_args(want)) == 1
-
-
-def takes_arguments(want: Any) -> bool:
-    """Tell whether a config gives a type as a class with its arguments."""
-    return (
-        inspect.isclass(want)
-        and get_origin(want) is None
-        and want.__module__ not in ("builtins", "datetime", "typing")
-        and not issubclass(want, Path)
-        and not is_dataclass(want)
-    )
-
-
-# How it is said.
+        yield
+    except ValueError as error:
+        cause: BaseException = error
+        while "of the Union subtypes" in str(cause) and cause.__cause__:
+            cause = cause.__cause__
+        if str(cause).startswith("Expected a "):  # of a union, the first failure alone is chained
+            told = [line.strip(" -") for line in str(error).splitlines() if " - " in line]
+            dull = ("Expected a ", "Does not validate ")
+            told = [line for line in told if not line.startswith(dull)]
+            raise ValueError("; ".join(told) or str(error)) from cause
+        raise cause from cause.__cause__
 
 
 def class_help(key: str, name: str | None, base: type) -> str:
@@ -421,44 +376,3 @@ def class_help(key: str, name: str | None, base: type) -> str:
         raise UsageError(f"{key}.help: {no_class(name, base)}")
     text = parser_of(cls, key.lstrip("-")).format_help().strip()
     return f"{cls.__module__}.{cls.__name__}\n\n{text}"
-
-
-def no_class(name: str, base: type) -> str:
-    """Say that no class has a name, and which was likely meant."""
-    return (
-        f"no {base.__name__} is called {name!r}. {nearest(name.rpartition('.')[2], names(base))} "
-        "Name a class of your own with its module: package.module.Class."
-    )
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Suggest what was likely meant, or list what there is."""
-    lower = {name.lower(): name for name in known}
-    close = get_close_matches(word.lower(), lower, n=1)
-    if close:
-        return f"Did you mean {lower[close[0]]!r}?"
-    return f"There is {some(lower.values())}." if lower else "It takes none."
-
-
-def some(known: Iterable[str]) -> str:
-    """List names, as many as a line or two hold."""
-    first = list(known)
-    return ", ".join([*first[:MOST_NAMES], "and more"] if len(first) > MOST_NAMES else first)
-
-
-def described(want: Any) -> str:
-    """Say in words what a type admits."""
-    told: list[str] = []
-    for part in parts(want):
-        inner = get_args(part)
-        if get_origin(part) is Literal:
-            told += map(str, inner)
-        elif get_origin(part) is tuple:
-            told.append(f"[{', '.join(described(i) for i in inner if i is not ...)}]")
-        elif is_list(part):
-            told.append(f"[{described(inner[0])}, ...]")
-        elif takes_arguments(part):
-            told.append(f"a {part.__name__} (class_path, init_args)")
-        else:
-            told.append(PLAIN.get(part) or str(getattr(part, "__name__", part)))
-    return " or ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)

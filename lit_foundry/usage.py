@@ -1,6 +1,7 @@
-"""What the commands are for, told without torch; mistyped commands."""
+"""How the command line is written, told without torch."""
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
 USAGE = """\
@@ -18,6 +19,7 @@ Each has its own --help.
 Exit codes: 0 done, 2 a mistake in what was given (LIT_FOUNDRY_DEBUG=1 shows where it was found),
 143 terminated after saving, 1 any other failure."""
 
+CONFIG = ("-c", "--config")
 COMMANDS = tuple(re.findall(r"^  (\w+) ", USAGE, re.M))
 
 _MORE = {
@@ -98,3 +100,27 @@ def unknown_command(word: str) -> str:
     close = get_close_matches(word, COMMANDS, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else f"There is {', '.join(COMMANDS)}."
     return f"{word!r} is no command. {hint}"
+
+
+def flags(words: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the keys of a command line with their values; a stray word has the key ''."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        key, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            yield "", word
+        elif equals:
+            yield key, value
+        else:
+            yield key, rest.pop(0) if rest and not re.match("--|-[a-z]", rest[0]) else None
+
+
+def in_order(words: Sequence[str]) -> list[str]:
+    """Return a command with its configs before its keys, which win over them.
+
+    Keys are joined to their values, which may then begin with a minus (-1e-3).
+    """
+    given = list(flags(words[1:]))
+    joined = [(k in CONFIG, k if v is None else f"{k}={v}" if k else v) for k, v in given]
+    return [words[0], *(w for c, w in joined if c), *(w for c, w in joined if not c)]

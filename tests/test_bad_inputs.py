@@ -278,8 +278,8 @@ CASES = {
     ),
     "mistyped key of the checkpoint's data": Case(
         UsageError,
-        ("--data.tset: TextFiles takes no 'tset'", "Did you mean 'test'?"),
-        words=test_of("{good}", "--data.tset", "a.csv"),
+        ("--data.tesst: TextFiles takes no 'tesst'", "Did you mean 'test'?"),
+        words=test_of("{good}", "--data.tesst", "a.csv"),
     ),
     "predict without input": Case(
         ValueError,

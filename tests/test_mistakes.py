@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from lightning.pytorch import Callback
 
 from lit_foundry import usage
 from lit_foundry.__main__ import foreseen
 from lit_foundry.cli import main
-from lit_foundry.mistakes import UsageError
+from lit_foundry.mistakes import Search, UsageError
 from tests.conftest import write_config
 
 MOST_LINES = 20
@@ -44,6 +46,8 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "folder": ("--config {folder}", "", ("a folder; name a YAML file",)),
     "config without a file": ("--config", "", ("--config: needs a value",)),
     "help of no class": ("--model.help Clasification", "", ("mean 'Classification'?",)),
+    "not an importable class": ("--data no.such.Class", "", ("(No module named 'no')",)),
+    "not the right class": ("--data torch.Tensor", "", ("does not derive from DataModule",)),
     "several": ("--lr 1 --trainer.max_epoch 1", "", ("'model.optim.lr'?", "'max_epochs'?")),
     # in a config
     "YAML": ("", "model:\n  init_args:\n   - a: 1\n    b: 2\n", ("line 4, column 5: not YAML",)),
@@ -74,11 +78,25 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "model:\n  class_path: Classification\n  num_classes: 3\n",
         ("line 3: model.num_classes: belongs one level deeper, under model.init_args.",),
     ),
-    "YAML, a value for keys": ("", "trainer: 3\n", ("line 1: trainer: holds keys", "max_epochs")),
-    "YAML, an empty section": ("", "data:\n", ("line 1: data: is empty", "TextFiles")),
+    "YAML, a value for keys": ("", "trainer: 3\n", ("line 1: trainer: is a value", "max_epochs")),
+    "YAML, an empty section": ("", "data:\n", ("line 1: data: has to name", "TextFiles")),
     "YAML, empty init_args": ("", "data:\n  init_args:\n", ("line 2: data.init_args: holds keys",)),
+    "YAML, an empty group": (
+        "",
+        "model:\n  init_args:\n    optim:\n",
+        ("line 3: model.init_args.optim: is empty, but holds keys: name, lr",),
+    ),
+    "YAML, empty": ("", "# nothing\n", ("empty; it holds keys: seed_everything",)),
+    "YAML, quotes": ("", "experiment: 3\n", ("line 1: experiment", "Put it in quotes.")),
+    "YAML, a merged key": (
+        "",
+        "trainer: {<<: &base {max_epoch: 3}}\n",
+        ("line 1: trainer.max_epoch", "mean 'max_epochs'?"),
+    ),
+    "YAML, a list for a key": ("", "? [a, b]\n: 2\n", ("line 1", "a config takes no '[a, b]'")),
+    "YAML, a list for a class": ("", "data: {class_path: [a]}\n", ("data: has to name a class",)),
     "YAML, a list": ("", "model: [a]\n", ("line 1: model: must be a Task (class_path, init",)),
-    "YAML, a word alone": ("", "model\n", ("holds keys, not a value: seed_everything",)),
+    "YAML, a word alone": ("", "model\n", ("is a value, but holds keys: seed_everything",)),
 }
 
 
@@ -172,3 +190,50 @@ def test_help_of_a_class(words: str, said: str, capsys: pytest.CaptureFixture[st
         main(["fit", *words.split()])
     assert not done.value.code
     assert said in capsys.readouterr().out
+
+
+def test_file_in_place_of_keys_is_searched_where_it_lies(tiny: Path) -> None:
+    (tiny.parent / "sub").mkdir()
+    (tiny.parent / "sub" / "optim.yaml").write_text("lr: 1e-3\nwarmpu: 0.1\n")
+    over = tiny.parent / "sub" / "over.yaml"
+    over.write_text("model:\n  init_args:\n    optim: optim.yaml\n")
+    with pytest.raises(UsageError) as caught:
+        main(["fit", "--config", str(tiny), "--config", str(over)])
+    place = f"{over.with_name('optim.yaml')}, line 2: model.init_args.optim.warmpu"
+    assert str(caught.value) == f"{place}: optim takes no 'warmpu'. Did you mean 'warmup'?"
+
+
+class Untyped(Callback):
+    """A callback without type hints, as users write them."""
+
+    def __init__(self, every, name="x"):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+        self.every = every
+
+
+def test_what_is_right_is_not_blamed(tiny: Path) -> None:
+    callback = f"{__name__}.{Untyped.__name__}"
+    words = ["--trainer.callbacks+", callback, "--trainer.callbacks.every", "3"]
+    words += ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    words += ["--model.class_weights+=1", "--model.class_weights+=2", "--trainer.max_steps", "-1"]
+    words += ["--trainer", str(write_config(tiny.with_name("t.yaml"), {"max_epochs": 1}))]
+    with pytest.raises(UsageError) as caught:
+        main(["fit", *words, "--config", str(tiny), "--lr", "1"])
+    assert str(caught.value) == "--lr: a config takes no 'lr'. Did you mean 'model.optim.lr'?"
+
+
+def test_keys_win_over_configs_wherever_they_stand(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.dropout", "1e-3", "--print_config", "-c", str(tiny)])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["init_args"]["dropout"] == 1e-3
+    assert config["data"]["class_path"] == "lit_foundry.TextFiles"
+
+
+def test_failing_search_leaves_what_jsonargparse_said(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Search, "everything", lambda *args: 1 / 0)
+    with pytest.raises(UsageError, match=r"trainer\.max_epoch"):
+        main(["fit", "--config", str(tiny), "--trainer.max_epoch", "1"])

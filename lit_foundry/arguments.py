@@ -1,0 +1,168 @@
+"""What a config can name: classes, their arguments, the types of these; and how to say it."""
+
+import inspect
+from collections.abc import Iterable, Iterator
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from enum import Enum
+from importlib import import_module
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from jsonargparse import SUPPRESS, ArgumentParser
+
+MOST_NAMES = 12
+PLAIN: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    Path: "a path",
+    NoneType: "null",
+    Any: "anything",
+}
+
+Arguments = dict[str, Any]  # type of an argument by its name; Arguments of a group
+
+
+def arguments(parser: ArgumentParser) -> Arguments:
+    """Return what a parser takes, nested as in a config."""
+    tree: Arguments = {}
+    for action in parser._actions:
+        if action.default == SUPPRESS or action.dest in ("config", "print_config"):
+            continue
+        *groups, name = action.dest.split(".")
+        group = tree
+        for part in groups:
+            group = group.setdefault(part, {})
+        group[name] = getattr(action, "_typehint", None) or action.type or Any
+    return tree
+
+
+def parser_of(cls: type, key: str = "of") -> ArgumentParser:
+    """Return a parser of what the constructor of a class takes, below a key."""
+    parser = ArgumentParser(usage=SUPPRESS, add_help=False)
+    parser.add_class_arguments(cls, key, fail_untyped=False)
+    return parser
+
+
+def arguments_of(cls: type) -> Arguments:
+    """Return what the constructor of a class takes, nested as in a config."""
+    tree: Arguments = arguments(parser_of(cls)).get("of", {})
+    return tree
+
+
+def required(cls: type) -> list[str]:
+    """Return the arguments without which a class cannot be built."""
+    actions = parser_of(cls)._actions
+    return [action.dest.removeprefix("of.") for action in actions if action.required]
+
+
+def paths(tree: Arguments) -> Iterator[str]:
+    """Yield the dotted keys of all arguments."""
+    for name, inner in tree.items():
+        if isinstance(inner, dict):
+            yield from (f"{name}.{path}" for path in paths(inner))
+        else:
+            yield name
+
+
+def subclasses(base: type) -> Iterator[type]:
+    """Yield a class and what is derived from it, as far as it was imported."""
+    yield base
+    derived: list[type] = base.__subclasses__()
+    for cls in derived:
+        yield from subclasses(cls)
+
+
+def names(base: type) -> list[str]:
+    """Return the names of the public subclasses that can be built, our own first."""
+    found = {cls.__name__: cls for cls in subclasses(base) if cls is not base}
+    public = [n for n, cls in found.items() if n[0] != "_" and not inspect.isabstract(cls)]
+    return sorted(public, key=lambda n: (not found[n].__module__.startswith("lit_foundry"), n))
+
+
+def named(name: str, base: type) -> type | None:
+    """Return the subclass of ``base`` that a config means by a name or a path, if any."""
+    if "." not in name:
+        return next((cls for cls in subclasses(base) if cls.__name__ == name), None)
+    found = imported(name)
+    return found if isinstance(found, type) and issubclass(found, base) else None
+
+
+def imported(path: str) -> Any:
+    """Return what a dotted path names, or the exception that says why it names nothing."""
+    module, _, attribute = path.rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:  # whatever a module of the user raises
+        return error
+
+
+def parts(want: Any) -> tuple[Any, ...]:
+    """Return the alternatives of a type."""
+    if get_origin(want) in (Union, UnionType):
+        return tuple(part for option in get_args(want) for part in parts(option))
+    return (want,)
+
+
+def is_list(want: Any) -> bool:
+    """Tell whether a type is a list, or another iterable, of one type."""
+    origin = get_origin(want)
+    return inspect.isclass(origin) and issubclass(origin, Iterable) and len(get_args(want)) == 1
+
+
+def takes_arguments(want: Any) -> bool:
+    """Tell whether a config gives a type as a class with its arguments."""
+    return (
+        inspect.isclass(want)
+        and get_origin(want) is None
+        and want.__module__ not in ("builtins", "datetime", "typing")
+        and not issubclass(want, (Path, Enum))
+        and not is_dataclass(want)
+    )
+
+
+def no_class(name: str, base: type) -> str:
+    """Say why a name is no class of a kind, and which was likely meant."""
+    rule = f"no {base.__name__} is called {name!r}."
+    hint = nearest(name.rpartition(".")[2], names(base))
+    if "." not in name:
+        return f"{rule} {hint} Name a class of your own with its module: package.module.Class."
+    found = imported(name)
+    why = found if isinstance(found, Exception) else f"it does not derive from {base.__name__}"
+    return f"{rule} {hint} ({why})"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Suggest what was likely meant, or list what there is."""
+    lower = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), lower, n=1)
+    if close:
+        return f"Did you mean {lower[close[0]]!r}?"
+    return f"There is {some(lower.values())}." if lower else "It takes none."
+
+
+def some(known: Iterable[str]) -> str:
+    """List names, as many as a line or two hold."""
+    first = list(known)
+    return ", ".join([*first[:MOST_NAMES], "and more"] if len(first) > MOST_NAMES else first)
+
+
+def described(want: Any) -> str:
+    """Say in words what a type admits."""
+    told: list[str] = []
+    for part in parts(want):
+        inner = get_args(part)
+        if get_origin(part) is Literal:
+            told += map(str, inner)
+        elif get_origin(part) is tuple:
+            told.append(f"[{', '.join(described(i) for i in inner if i is not ...)}]")
+        elif is_list(part):
+            told.append(f"[{described(inner[0])}, ...]")
+        elif takes_arguments(part):
+            told.append(f"a {part.__name__} (class_path, init_args)")
+        else:
+            told.append(PLAIN.get(part) or str(getattr(part, "__name__", part)))
+    return " or ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
