@@ -363,7 +363,7 @@ def test_unreachable_hub_is_one_line_and_fast(hub: None) -> None:
     assert line.endswith("Set data.train to a file.")
     with pytest.raises(FileNotFoundError, match=r"stanfordnlp/none.* Set data\.root to the unpack"):
         read_imdb("stanfordnlp/none", "test")
-    assert time.monotonic() - start < 30  # without the probe: a minute of retries
+    assert time.monotonic() - start < 5
 
 
 REVIEWS = {"neg": ["Dull.<br />Bad.", "Naïve 😀"], "pos": ["Fine.", 'A "must", truly', ""]}
@@ -442,8 +442,10 @@ def test_imdb_refuses_other_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not IMDB.is_dir(), reason="no IMDb in ../shared/data/imdb")
-def test_real_imdb_is_half_and_half() -> None:
+def test_real_imdb_is_half_and_half_and_read_in_two_seconds() -> None:
+    start = time.monotonic()
     table = read_imdb(str(IMDB), "test")
+    assert time.monotonic() - start < 2
     assert Counter(table.labels) == {"neg": 12_500, "pos": 12_500}
     assert table.ids is not None
     assert table.ids[-1] == "test/24999"
