@@ -46,7 +46,7 @@ def run() -> None:
         case ["--version"]:
             print(import_module("lit_foundry").__version__)
         case [word, *_] if word not in usage.COMMANDS:
-            raise ValueError(usage.unknown_command(word))
+            raise usage.UsageError(usage.unknown_command(word))
         case [command, *args] if command in OWN:
             import_module(OWN[command]).main(args)
         case [command, *args] if "-h" in args or "--help" in args:

@@ -12,6 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import SUPPRESS, ArgumentParser
 
+from lit_foundry.usage import UsageError
+
 MOST_NAMES = 12
 PLAIN: dict[Any, str] = {
     int: "a whole number",
@@ -166,3 +168,24 @@ def described(want: Any) -> str:
         else:
             told.append(PLAIN.get(part) or str(getattr(part, "__name__", part)))
     return " or ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+
+
+def class_help(key: str, name: str | None, base: type) -> str:
+    """Explain the arguments of a class.
+
+    Args:
+        key: Key of the class, such as ``--model``, before each argument.
+        name: Name or path of the class; all names are listed if None.
+        base: What the class has to derive from.
+
+    Raises:
+        UsageError: If there is no such class.
+    """
+    if name is None:
+        lines = "\n  ".join(names(base))
+        return f"{key}.help NAME explains one of these:\n  {lines}"
+    cls = named(name, base)
+    if cls is None:
+        raise UsageError(f"{key}.help: {no_class(name, base)}")
+    text = parser_of(cls, key.lstrip("-")).format_help().strip()
+    return f"{cls.__module__}.{cls.__name__}\n\n{text}"

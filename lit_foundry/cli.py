@@ -20,15 +20,16 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import lit_foundry.callbacks
 import lit_foundry.data
 import lit_foundry.nn  # noqa: F401
+from lit_foundry.arguments import class_help
 from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
 from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
 from lit_foundry.data import DataModule
-from lit_foundry.mistakes import UsageError, class_help, explain, unwrapped
+from lit_foundry.mistakes import explain, unwrapped
 from lit_foundry.nn import Backbone, restoring
 from lit_foundry.recipe import differences
 from lit_foundry.run import Resume, RunFolder
 from lit_foundry.tasks import Task
-from lit_foundry.usage import USAGE, flags, in_order, unknown_command
+from lit_foundry.usage import USAGE, UsageError, flags, in_order, unknown_command
 
 EVALUATION = ("validate", "test", "predict")
 COMMANDS = ("fit", *EVALUATION)
@@ -100,6 +101,8 @@ class FoundryCLI(LightningCLI):
             if key.endswith(".help") and (base := BASES.get(key.split(".")[-2].lstrip("-"))):
                 print(class_help(key.removesuffix(".help"), value or None, base))
                 sys.exit()
+        if "--help-all" in words:
+            parser.parse_args([words[0], "--help"])
         recipe = None
         words = in_order(words)
         path = _value_of(words, "--ckpt_path")
@@ -113,8 +116,6 @@ class FoundryCLI(LightningCLI):
             recipe = yaml.safe_dump(below, sort_keys=False)
             words = [words[0], "--config", recipe, *words[1:]]
         try:
-            if "--help-all" in words:
-                words = [words[0], "--help"]
             self.config = parser.parse_args(words)
             for group in GROUPS:  # jsonargparse lets a null or a number pass
                 if group in self.settings and not isinstance(self.settings[group], Namespace):
@@ -278,8 +279,8 @@ def main(args: ArgsType = None) -> FoundryCLI:
             load_from_checkpoint_support=False,
             save_config_callback=None,
             seed_everything_default=0,
-            # Ranks share the samples by the data module's own sampler.
             parser_kwargs=dict.fromkeys(COMMANDS, STRICT) | STRICT,
+            # Ranks share the samples by the data module's own sampler.
             trainer_defaults={"use_distributed_sampler": False},
             args=args,
         )

@@ -26,7 +26,6 @@ from lit_foundry.arguments import (
     names,
     nearest,
     no_class,
-    parser_of,
     parts,
     paths,
     required,
@@ -38,11 +37,8 @@ from lit_foundry.usage import CONFIG, flags
 MOST_TOLD = 4  # mistakes
 WORDS = "command line"
 NULL, TEXT, MAP, LIST = (f"tag:yaml.org,2002:{k}" for k in ("null", "str", "map", "seq"))
+SHIPPED = "`python -m lit_foundry list` shows the shipped ones."
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
-
-
-class UsageError(ValueError):
-    """The command line or a config holds a mistake; the message is meant for its author."""
 
 
 def explain(
@@ -135,7 +131,9 @@ class Search:
         want = self.takes if want is None else want
         try:
             node = yaml.compose(text)
-            if node is not None:
+            if node is None:
+                self.found.append(f"{origin}: empty; write its keys, or leave the file out.")
+            else:
                 self.value(node, key, want)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
@@ -146,9 +144,6 @@ class Search:
             )
         except yaml.YAMLError as error:
             self.found.append(f"{origin}: not YAML: {' '.join(str(error).split())}.")
-        else:
-            if node is None:
-                self.found.append(f"{origin}: empty; it holds keys: {some(self.takes)}.")
 
     def word(self, key: str, text: str | None) -> None:
         """Search ``--key text`` of a command line."""
@@ -318,9 +313,6 @@ class Search:
         return False
 
 
-SHIPPED = "`python -m lit_foundry list` shows the shipped ones."
-
-
 def without_init_args(key: str) -> str:
     """Return a key as the command line may write it."""
     return key.replace(".init_args", "")
@@ -355,24 +347,3 @@ def unwrapped() -> Iterator[None]:
             told = [line for line in told if not line.startswith(dull)]
             raise ValueError("; ".join(told) or str(error)) from cause
         raise cause from cause.__cause__
-
-
-def class_help(key: str, name: str | None, base: type) -> str:
-    """Explain the arguments of a class.
-
-    Args:
-        key: Key of the class, such as ``--model``, before each argument.
-        name: Name or path of the class; all names are listed if None.
-        base: What the class has to derive from.
-
-    Raises:
-        UsageError: If there is no such class.
-    """
-    if name is None:
-        lines = "\n  ".join(names(base))
-        return f"{key}.help NAME explains one of these:\n  {lines}"
-    cls = named(name, base)
-    if cls is None:
-        raise UsageError(f"{key}.help: {no_class(name, base)}")
-    text = parser_of(cls, key.lstrip("-")).format_help().strip()
-    return f"{cls.__module__}.{cls.__name__}\n\n{text}"

@@ -93,6 +93,10 @@ for _command in HELP:
     HELP[_command] += "\n".join(f"  {_command} {key:40}{what}" for key, what in _MORE.items())
 
 
+class UsageError(ValueError):
+    """The command line or a config holds a mistake; the message is meant for its author."""
+
+
 def unknown_command(word: str) -> str:
     """Say that a word is no command, and which was likely meant."""
     if word.startswith("-"):

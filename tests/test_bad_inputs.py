@@ -14,7 +14,7 @@ from lit_foundry.__main__ import foreseen
 from lit_foundry.checkpoint import CheckpointError
 from lit_foundry.cli import main
 from lit_foundry.data.readers import DataError, DatasetNotFoundError
-from lit_foundry.mistakes import UsageError
+from lit_foundry.usage import UsageError
 from tests.conftest import reviews, tiny_config, write_config, write_csv
 
 MOST_LINES = 6

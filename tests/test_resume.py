@@ -72,9 +72,8 @@ def test_killed_run_ends_with_the_same_bits(tiny: Path, workers: int) -> None:
     want, want_rows, want_order = end_of(tiny, "whole")
     assert sorted(want_order) == list(range(54))
     # In an accumulation window, at a step's end, before and after a validation, at an epoch's
-    # first and last micro-step, and twice in one run; workers only change what is read ahead.
-    everywhere = [[7], [8], [11, 14], [23], [26], [27], [30, 44], [53]]
-    for kills in everywhere if workers == 0 else [[8], [26], [30, 44]]:
+    # first and last micro-step, and twice in one run.
+    for kills in ([7], [8], [11, 14], [23], [26], [27], [30, 44], [53]):
         name = "-".join(["killed", *map(str, kills)])
         for number, kill_at in enumerate(kills):
             resume = ["--resume", "required"] if number else []
