@@ -11,6 +11,7 @@ import yaml
 
 from lit_foundry.checkpoint import CheckpointError, load_data, load_task
 from lit_foundry.cli import FoundryCLI, main
+from lit_foundry.predictions import Predictions
 from tests.conftest import reviews, tiny_config, write_config, write_csv
 
 
@@ -84,6 +85,21 @@ def test_test_needs_only_the_checkpoint(best: Path, capsys: pytest.CaptureFixtur
     assert (best.parent.parent / "plots" / "test_confusion.png").exists()
     assert "test.json" in capsys.readouterr().out
     assert float(cli.model.results["test/confusion"].sum()) == 40
+    said = Predictions.read(best.parent.parent / "predictions" / "test.parquet")
+    assert list(said.labels) == ["neg", "pos"]
+    assert (said.predicted == said.target).mean() == pytest.approx(scores["test/acc"])
+    assert said.samples["text"] == list(cli.datamodule.table("test").texts)
+    assert min(said.samples["tokens"]) > 4
+
+
+def test_predictions_of_the_validation_are_those_of_the_best_checkpoint(
+    fitted: FoundryCLI, best: Path
+) -> None:
+    run = fitted.run.path
+    kept = Predictions.read(run / "predictions" / "val.parquet")
+    assert kept.step == torch.load(best, weights_only=True)["global_step"]
+    score = json.loads((run / "summary.json").read_text())["best_score"]
+    assert (kept.predicted == kept.target).mean() == pytest.approx(score)
 
 
 def test_explicit_values_win_over_the_checkpoint(best: Path, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+
+from lit_foundry.callbacks.evaluation_record import SampleOutputs
 
 
 class PredictionWriter(Callback):
@@ -29,25 +29,20 @@ class PredictionWriter(Callback):
         if output is not None and output.suffix not in (".jsonl", ".csv"):
             raise ValueError(f"--output {output}: the suffix must be .jsonl or .csv.")
         self.labels, self.output = labels, output
-        self._parts: list[dict[str, Tensor]] = []
+        self._outputs = SampleOutputs()
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep what a batch predicts."""
-        self._parts.append({name: value.cpu() for name, value in outputs.items()})
+        self._outputs.add(outputs)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the ranks' parts, sort and write them."""
-        parts = self._parts
-        if trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, parts)
-            parts = [part for rank in gathered for part in rank]
+        found = self._outputs.gather(trainer)
         if not trainer.is_global_zero:
             return
-        index = torch.cat([part["index"] for part in parts])
-        probs = torch.cat([part["prob"] for part in parts])[index.argsort()].tolist()
+        probs = found["prob"].tolist()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         ids = data.table("predict").ids
         if self.output is None:

@@ -10,14 +10,17 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from lit_foundry.callbacks.evaluation_record import EvaluationRecord
 from lit_foundry.callbacks.throughput import Throughput
 from lit_foundry.checkpoint import newest
-from lit_foundry.plots import plot_confusion, plot_curves
+from lit_foundry.plots import plot_curves
 from lit_foundry.run import RunFolder, environment
 
 
-class RunRecord(Callback):
+class RunRecord(EvaluationRecord):
     """Writes config, environment and tokenizer first, plots and summary.json at the end.
+
+    Predictions and confusion matrix are those of the best validation so far.
 
     Args:
         run: The folder of the run.
@@ -25,7 +28,8 @@ class RunRecord(Callback):
     """
 
     def __init__(self, run: RunFolder, config: str | None = None) -> None:
-        self.run, self.config = run, config
+        super().__init__(run)
+        self.config = config
         self._start = time.perf_counter()
         self._before = 0.0
 
@@ -53,18 +57,15 @@ class RunRecord(Callback):
         self.run.write(f"environment{suffix}.json", environment(fingerprint))
         self._start = time.perf_counter() - self._before
 
-    @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the matrices of the validation."""
-        if not trainer.sanity_checking:
-            self._draw(trainer, pl_module, "val")
-
-    def _draw(self, trainer: Trainer, task: Any, stage: str) -> None:
-        matrix = getattr(task, "results", {}).get(f"{stage}/confusion")
-        if matrix is not None:
-            data: Any = getattr(trainer, "datamodule", None)
-            labels = getattr(data, "labels", None) or [str(i) for i in range(len(matrix))]
-            plot_confusion(matrix, labels, self.run.path / "plots" / f"{stage}_confusion.png")
+        """Keep what the validation said, if it is the best so far."""
+        if trainer.sanity_checking:
+            return
+        best = _best(trainer)
+        score = trainer.callback_metrics.get(best.monitor) if best and best.monitor else None
+        # Asked before the checkpoint is saved: Lightning calls checkpoint callbacks last.
+        if best is None or score is None or best.check_monitor_top_k(trainer, score):
+            self.record(trainer, pl_module, "val", trainer.global_step)
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,7 +77,7 @@ class RunRecord(Callback):
 
     def _summarize(self, trainer: Trainer, task: LightningModule) -> None:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        best = next((c for c in callbacks if isinstance(c, ModelCheckpoint)), None)
+        best = _best(trainer)
         speed = next((c for c in callbacks if isinstance(c, Throughput)), None)
         score = best.best_model_score if best else None
         scored = best.best_model_path if best and score is not None else None
@@ -92,6 +93,11 @@ class RunRecord(Callback):
         }
         self.run.write("summary.json", summary)
         _print(summary, self.run)
+
+
+def _best(trainer: Trainer) -> ModelCheckpoint | None:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((c for c in callbacks if isinstance(c, ModelCheckpoint)), None)
 
 
 def _print(summary: dict[str, Any], run: RunFolder) -> None:

@@ -4,15 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only
 
-from lit_foundry.plots import plot_confusion
+from lit_foundry.callbacks.evaluation_record import EvaluationRecord
 from lit_foundry.run import RunFolder
 
 
-class ScoreRecord(Callback):
-    """Writes ``test.json`` and a confusion matrix into the run's folder.
+class ScoreRecord(EvaluationRecord):
+    """Writes ``test.json``, predictions and a confusion matrix into the run's folder.
 
     Args:
         ckpt_path: The checkpoint, ``<run>/checkpoints/NAME.ckpt``; one that lies elsewhere
@@ -21,11 +19,15 @@ class ScoreRecord(Callback):
 
     def __init__(self, ckpt_path: Path) -> None:
         inside = ckpt_path.parent.name == "checkpoints"
-        self.run = RunFolder(ckpt_path.parent.parent if inside else ckpt_path.with_suffix(""))
+        super().__init__(
+            RunFolder(ckpt_path.parent.parent if inside else ckpt_path.with_suffix(""))
+        )
         self.ckpt_path = ckpt_path
 
-    @rank_zero_only
     def _write(self, trainer: Trainer, task: Any, stage: str) -> None:
+        self.record(trainer, task, stage, trainer.global_step)
+        if not trainer.is_global_zero:
+            return
         scores = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
@@ -34,10 +36,6 @@ class ScoreRecord(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         content = {"checkpoint": str(self.ckpt_path), "data": data.fingerprint(), **scores}
         print(f"Scores written to {self.run.write(f'{stage}.json', content)}")
-        matrix = getattr(task, "results", {}).get(f"{stage}/confusion")
-        if matrix is not None:
-            path = self.run.path / "plots" / f"{stage}_confusion.png"
-            plot_confusion(matrix, data.labels, path)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the test's scores."""

@@ -94,6 +94,10 @@ class DataModule(Recorded, LightningDataModule, ABC):
     def load(self, split: Split) -> BatchDataset:
         """Open a split."""
 
+    def describe(self, split: Split, rows: Sequence[int]) -> Mapping[str, Sequence[Any]]:
+        """Return what a reader of predictions wants to know of samples, by column."""
+        return {"id": list(rows)}
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold to read other files alike, as plain data."""
         return {}

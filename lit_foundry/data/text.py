@@ -29,6 +29,8 @@ from lit_foundry.data.tokenizer import (
     truncate,
 )
 
+EXCERPT = 400  # characters that predictions keep of a text
+
 
 class TextDataset(torch.utils.data.Dataset[TextBatch]):
     """One split of tokenized texts, taken a batch at a time.
@@ -226,6 +228,17 @@ class TextData(DataModule):
     def fingerprint(self) -> dict[str, str]:
         """Return a hash of each split that was read."""
         return {split: table.fingerprint for split, table in self._tables.items()}
+
+    def describe(self, split: Split, rows: Sequence[int]) -> Mapping[str, Sequence[Any]]:
+        """Return id, beginning and number of tokens, before truncation, of some texts."""
+        table, columns = self.table(split).take(rows), self.load(split).columns
+        second = [f" | {text}" for text in table.pairs or ()] or [""] * len(rows)
+        whole = [a[:EXCERPT] + b[:EXCERPT] for a, b in zip(table.texts, second, strict=True)]
+        return {
+            "id": table.ids or [str(row) for row in rows],
+            "text": [" ".join(text.split()) for text in whole],
+            "tokens": sum(column.lengths[list(rows)] for column in columns).tolist(),
+        }
 
     def prepare_data(self) -> None:
         """Tokenize before any network is on a device."""

@@ -119,13 +119,13 @@ class Task(Recorded, LightningModule, ABC):
         self._window.add(total, result.count, batch.get("index"))
         return total
 
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Score a validation batch."""
-        self._run(batch, "val")
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> Any:
+        """Score a validation batch; return ``index``, ``prob`` and ``target`` of its samples."""
+        return _of_samples(batch, self._run(batch, "val"))
 
-    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Score a test batch."""
-        self._run(batch, "test")
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> Any:
+        """Score a test batch; return ``index``, ``prob`` and ``target`` of its samples."""
+        return _of_samples(batch, self._run(batch, "test"))
 
     def _log_epoch(self, stage: Stage) -> None:
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
@@ -288,3 +288,10 @@ class Task(Recorded, LightningModule, ABC):
             for state, value in saved.get(name, {}).items() if self.global_rank == 0 else ():
                 setattr(metric, state, value.to(self.device))
             metric._update_count = 1  # else the next compute() warns that nothing was seen
+
+
+def _of_samples(batch: Mapping[str, Any], step: Step) -> dict[str, Tensor] | None:
+    """Return what callbacks keep of each sample, None where a step predicts no samples."""
+    if step.preds is None or step.target is None or len(step.preds) != len(batch["index"]):
+        return None
+    return {"index": batch["index"], "prob": step.preds, "target": step.target}

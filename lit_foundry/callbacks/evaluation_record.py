@@ -1,0 +1,90 @@
+"""What an evaluation says of each sample, and the files that it leaves in a run's folder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from lit_foundry.plots import plot_confusion
+from lit_foundry.predictions import Predictions
+from lit_foundry.run import RunFolder
+
+
+class SampleOutputs:
+    """Keeps what batches yield of each sample: tensors of shape (B, ...), ``index`` among them."""
+
+    def __init__(self) -> None:
+        self._parts: list[dict[str, Tensor]] = []
+
+    def clear(self) -> None:
+        """Forget all batches."""
+        self._parts.clear()
+
+    def add(self, outputs: Mapping[str, Tensor] | None) -> None:
+        """Keep a batch, on its device; None yields nothing of a single sample."""
+        if outputs:
+            self._parts.append({name: value.detach() for name, value in outputs.items()})
+
+    def gather(self, trainer: Trainer) -> dict[str, Tensor]:
+        """Return the samples of all ranks, in the order of the split; every rank has to call it."""
+        parts = [{name: value.cpu() for name, value in part.items()} for part in self._parts]
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, parts)
+            parts = [part for rank in gathered for part in rank]
+        if not parts:
+            return {}
+        order = torch.cat([part["index"] for part in parts]).argsort()
+        return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
+
+
+class EvaluationRecord(Callback):
+    """Writes the predictions of an evaluation and its confusion matrix.
+
+    Args:
+        run: Folder of the run.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self._outputs = SampleOutputs()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a validation."""
+        self._outputs.clear()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a test."""
+        self._outputs.clear()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Keep what a batch yields."""
+        self._outputs.add(outputs)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Keep what a batch yields."""
+        self._outputs.add(outputs)
+
+    def record(self, trainer: Trainer, task: Any, stage: str, step: int) -> None:
+        """Write ``predictions/<stage>.parquet`` and the confusion matrix; every rank calls it."""
+        found = self._outputs.gather(trainer)
+        data: Any = getattr(trainer, "datamodule", None)
+        labels = list(getattr(data, "labels", ()))
+        if not trainer.is_global_zero:
+            return
+        if labels and found:
+            samples = data.describe(stage, found["index"].tolist())
+            probs, target = found["prob"].float().numpy(), found["target"].numpy()
+            predictions = Predictions(labels, probs, target, samples, step)
+            predictions.write(self.run.path / "predictions" / f"{stage}.parquet")
+        matrix = getattr(task, "results", {}).get(f"{stage}/confusion")
+        if matrix is not None:
+            names = labels or [str(i) for i in range(len(matrix))]
+            plot_confusion(matrix, names, self.run.path / "plots" / f"{stage}_confusion.png")
