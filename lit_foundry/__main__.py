@@ -9,7 +9,7 @@ from pathlib import Path
 from lit_foundry import usage
 
 # Commands that are no Trainer method, by module.
-OWN: dict[str, str] = {"list": "lit_foundry.listing"}
+OWN: dict[str, str] = {"export": "lit_foundry.export", "list": "lit_foundry.listing"}
 
 
 def main() -> None:

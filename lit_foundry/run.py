@@ -96,6 +96,12 @@ class RunFolder:
         os.environ["LIT_FOUNDRY_RUN"] = str(folder / str(number))
         return cls(folder / str(number), **cadence)
 
+    @classmethod
+    def of(cls, ckpt_path: Path) -> "RunFolder":
+        """Return the run of ``<run>/checkpoints/NAME.ckpt``; a folder beside one from elsewhere."""
+        inside = ckpt_path.parent.name == "checkpoints"
+        return cls(ckpt_path.parent.parent if inside else ckpt_path.with_suffix(""))
+
     @property
     def checkpoints(self) -> Path:
         """Folder of ``best.ckpt`` and of the recovery checkpoint."""

@@ -1,18 +1,21 @@
 """How the command line is written, told without torch."""
 
+import argparse
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from typing import Any, NoReturn
 
 USAGE = """\
 Train and evaluate any task on any data.
 
-usage: python -m lit_foundry {fit,validate,test,predict,list} [--config FILE ...] [--KEY VALUE ...]
+usage: python -m lit_foundry {fit,validate,test,predict,export,list} [--KEY VALUE ...]
 
   fit       train; --resume auto continues an interrupted run
   validate  score a checkpoint on the validation split: --ckpt_path FILE
   test      score a checkpoint on the test split: --ckpt_path FILE
   predict   label texts: --ckpt_path FILE --input TEXTS --output FILE
+  export    write a checkpoint for transformers, ONNX or torch.export: --ckpt_path FILE --format hf
   list      tasks, data modules, backbones and shipped configs
 
 Each has its own --help.
@@ -95,6 +98,36 @@ for _command in HELP:
 
 class UsageError(ValueError):
     """The command line or a config holds a mistake; the message is meant for its author."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments of a command of our own: mistakes are one line, prefixes are no options.
+
+    Args:
+        command: Name of the command.
+        help: What ``--help`` shows.
+    """
+
+    def __init__(self, command: str, help: str) -> None:
+        super().__init__(command, add_help=False, allow_abbrev=False)
+        self.help = help.strip()
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, or show the help and stop."""
+        if {"-h", "--help"} & set(args or ()):
+            print(self.help)
+            self.exit()
+        parsed, unknown = self.parse_known_args(args, namespace)
+        for word in unknown:
+            close = get_close_matches(word.partition("=")[0], self._option_string_actions, n=1)
+            there = ", ".join(self._option_string_actions)
+            hint = f"Did you mean {close[0]!r}?" if close else f"It takes {there}."
+            raise UsageError(f"{self.prog} takes no {word!r}. {hint}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print with its usage."""
+        raise UsageError(f"{self.prog}: {message}. See python -m lit_foundry {self.prog} --help.")
 
 
 def unknown_command(word: str) -> str:

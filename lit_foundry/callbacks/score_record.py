@@ -18,10 +18,7 @@ class ScoreRecord(EvaluationRecord):
     """
 
     def __init__(self, ckpt_path: Path) -> None:
-        inside = ckpt_path.parent.name == "checkpoints"
-        super().__init__(
-            RunFolder(ckpt_path.parent.parent if inside else ckpt_path.with_suffix(""))
-        )
+        super().__init__(RunFolder.of(ckpt_path))
         self.ckpt_path = ckpt_path
 
     def _write(self, trainer: Trainer, task: Any, stage: str) -> None:

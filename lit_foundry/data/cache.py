@@ -67,6 +67,25 @@ def tokenize(
     return Tokens(ids, offsets)
 
 
+def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tokens:
+    """Tokenize a few texts in memory."""
+    ids = _ids(list(texts), tokenizer)
+    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+    return Tokens(np.array([i for row in ids for i in row], np.int32), offsets)
+
+
+def _ids(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
+
+
 def _is_whole(folder: Path) -> bool:
     try:
         meta = json.loads((folder / "meta.json").read_text())
@@ -87,13 +106,7 @@ def _write(
         with (partial / "ids.bin").open("wb") as file:
             for start in tqdm(starts, f"Tokenizing {name}", unit="k texts", disable=None):
                 chunk = list(texts[start : start + CHUNK])
-                for ids in tokenizer(
-                    chunk,
-                    add_special_tokens=False,
-                    return_attention_mask=False,
-                    return_token_type_ids=False,
-                    verbose=False,
-                )["input_ids"]:
+                for ids in _ids(chunk, tokenizer):
                     file.write(np.asarray(ids, np.int32).tobytes())
                     lengths.append(len(ids))
             file.flush()

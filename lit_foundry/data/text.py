@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 from lit_foundry.data.base import DataModule, Split
 from lit_foundry.data.batch import TextBatch
-from lit_foundry.data.cache import Tokens, cache_root, tokenize
+from lit_foundry.data.cache import Tokens, cache_root, encode, tokenize
 from lit_foundry.data.labels import check_labels, in_order, stratified
-from lit_foundry.data.readers import read_lines
+from lit_foundry.data.readers import DataError, read_lines
+from lit_foundry.data.samplers import LengthGroupedBatches
 from lit_foundry.data.table import Table
 from lit_foundry.data.tokenizer import (
     Template,
@@ -237,7 +238,7 @@ class TextData(DataModule):
         return {
             "id": table.ids or [str(row) for row in rows],
             "text": [" ".join(text.split()) for text in whole],
-            "tokens": sum(column.lengths[list(rows)] for column in columns).tolist(),
+            "tokens": np.sum([column.lengths[list(rows)] for column in columns], axis=0).tolist(),
         }
 
     def prepare_data(self) -> None:
@@ -263,10 +264,62 @@ class TextData(DataModule):
                 key = hashlib.sha256(f"{backend}{table.fingerprint}{part}".encode()).hexdigest()
                 folder = self.cache / "tokens" / key[:24]
                 columns.append(tokenize(texts, self.tokenizer, folder, f"{split} {part}s"))
-        return TextDataset(
-            columns,
-            None if labels is None else np.array([known[name] for name in labels]),
-            Template(self.tokenizer, pair=len(columns) > 1),
-            self.max_length,
-            self.truncation,
+        return self._dataset(
+            columns, None if labels is None else np.array([known[name] for name in labels])
         )
+
+    def _dataset(
+        self, columns: Sequence[Tokens], labels: NDArray[np.int64] | None = None
+    ) -> TextDataset:
+        template = Template(self.tokenizer, pair=len(columns) > 1)
+        return TextDataset(columns, labels, template, self.max_length, self.truncation)
+
+    @property
+    def batch_fields(self) -> list[str]:
+        """Fields of the batches that a network may read."""
+        segments = ["token_type_ids"] * (len(self.text_columns) > 1)
+        return ["input_ids", "attention_mask", *segments]
+
+    def batches(
+        self, inputs: Sequence[str] | Sequence[tuple[str, str]], batch_tokens: int
+    ) -> Iterator[TextBatch]:
+        """Yield texts, or pairs of texts, in batches of similar length.
+
+        Args:
+            inputs: Texts of any length.
+            batch_tokens: Most tokens of a batch, padding included.
+
+        Raises:
+            DataError: If pairs are given where single texts are needed, or the reverse.
+        """
+        wanted = len(self.text_columns)
+        rows = [(text,) if isinstance(text, str) else tuple(text) for text in inputs]
+        for number, row in enumerate(rows):
+            if len(row) != wanted:
+                kinds = {1: "single texts", 2: "pairs of texts"}
+                raise DataError(
+                    f"Input {number} has {len(row)} texts, but the network was trained on "
+                    f"{kinds[wanted]}."
+                )
+        if not rows:
+            return
+        columns = zip(*rows, strict=True)
+        dataset = self._dataset([encode(column, self.tokenizer) for column in columns])
+        lengths = dataset.lengths
+        most = max(batch_tokens, int(lengths.max()))
+        for batch in LengthGroupedBatches(lengths, batch_tokens=most, shuffle=False):
+            yield dataset[batch]
+
+    def save_preprocessor(self, folder: Path, inputs: Sequence[str]) -> None:
+        """Write the tokenizer for whoever loads an export.
+
+        Args:
+            folder: Where its files go.
+            inputs: What the network takes; the tokenizer yields no more.
+        """
+        files = tokenizer_files(self.tokenizer)
+        tokenizer = tokenizer_from_files(files)  # a copy
+        tokenizer.model_input_names = [name for name in inputs if name in self.batch_fields]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+        tokenizer.model_max_length = self.max_length
+        tokenizer.save_pretrained(folder)

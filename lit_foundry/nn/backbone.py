@@ -69,6 +69,18 @@ class Backbone(Recorded, nn.Module, ABC):
         features: Features = self(*fields, **extra)
         return features
 
+    def example(self, rows: int, size: int) -> dict[str, Tensor]:
+        """Return a batch of ``inputs`` and ``optional_inputs``, with which an export is traced.
+
+        Args:
+            rows: Batch size B.
+            size: Tokens of the longest text, or pixels of an image's edge.
+
+        Raises:
+            ValueError: If the backbone cannot be exported.
+        """
+        raise ValueError(f"{type(self).__name__} cannot be exported: it has no method example.")
+
     def classifier(self, num_classes: int, dropout: float | None = None) -> nn.Module:
         """Build the head that this family of networks classifies with.
 

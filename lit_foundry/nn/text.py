@@ -89,6 +89,17 @@ class TextEncoder(Backbone):
             return Features(tokens, masked_mean(tokens, attention_mask))
         return Features(tokens, tokens[:, 0])
 
+    def example(self, rows: int, size: int) -> dict[str, Tensor]:
+        """Return ``rows`` random texts of at most ``size`` tokens, padded, the same each time."""
+        random = torch.Generator().manual_seed(rows * 10_000 + size)
+        ids = torch.randint(self.vocab_size, (rows, size), generator=random)
+        lengths = torch.randint(1, size + 1, (rows, 1), generator=random)
+        lengths[0] = size
+        mask = torch.arange(size) < lengths
+        kinds = (torch.arange(size) >= lengths // 2) & mask & self._has_segments
+        ids = ids.masked_fill(~mask, self.pad_id or 0)
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds.long()}
+
     def blocks(self) -> list[nn.Module]:
         """Return the embeddings and all that goes with them, then the layers."""
         lists = [m for m in self.encoder.modules() if isinstance(m, nn.ModuleList)]

@@ -1,0 +1,208 @@
+"""Write the network of a checkpoint in a form that others load, once its outputs were compared.
+
+usage: python -m lit_foundry export --ckpt_path FILE --format {hf,onnx,torch} [--output DIR]
+
+  --ckpt_path FILE  checkpoint, such as runs/NAME/1/checkpoints/best.ckpt
+  --format hf       folder for transformers: safetensors, config with label names, tokenizer
+  --format onnx     model.onnx with dynamic shapes, tokenizer; needs lit-foundry[onnx]
+  --format torch    model.pt2, a program of torch.export with dynamic shapes, tokenizer
+  --output DIR      folder to write; <run>/export/<format> if left out
+
+The network is written beside its place, read back, and compared with the checkpoint on batches of
+several shapes; only then does it replace an older export. In Python, lit_foundry.load(DIR) labels
+texts with any of them.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_foundry import __version__
+from lit_foundry.checkpoint import CheckpointError, load_data, load_task
+from lit_foundry.inference import MANIFEST, exported_logits
+from lit_foundry.nn import Backbone
+from lit_foundry.nn.sequence_classifier import sequence_classifier
+from lit_foundry.run import RunFolder
+from lit_foundry.usage import Parser
+
+# Largest difference of logits, in units of the largest logit or 1.
+TOLERANCE = {"hf": 1e-5, "onnx": 1e-4, "torch": 1e-5}
+# Rows and size (tokens) of what is compared, as far as the data's own longest allows.
+SHAPES = ((1, 8), (3, 33), (8, 64), (2, 8192))
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    parser = Parser("export", __doc__ or "")
+    parser.add_argument("--ckpt_path", type=Path, required=True)
+    parser.add_argument("--format", choices=tuple(TOLERANCE), required=True)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args(args)
+    output = export(given.ckpt_path, given.format, given.output)
+    print(f"Exported to {output}. It labels texts in Python:")
+    print(f'  lit_foundry.load("{output}").predict(["a text"])')
+    if given.format == "hf":
+        print(
+            f'  transformers.pipeline("text-classification", "{output}")("a text", truncation=True)'
+        )
+
+
+def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
+    """Write an export, or leave what was there before.
+
+    Args:
+        ckpt_path: Checkpoint of a classification task.
+        format: ``hf``, ``onnx`` or ``torch``.
+        output: Folder to write; None takes ``<run>/export/<format>``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be exported, its outputs differ, or ``output``
+            is another folder than an export.
+        ValueError: If the format does not know such a network.
+    """
+    output = output or RunFolder.of(ckpt_path).path / "export" / format
+    if output.exists() and not (output / MANIFEST).is_file():
+        raise CheckpointError(f"--output {output} exists and is no export: name another folder.")
+    if format == "onnx" and not (find_spec("onnxscript") and find_spec("onnxruntime")):
+        raise ModuleNotFoundError("--format onnx: pip install 'lit-foundry[onnx]'.")
+    task: Any = load_task(ckpt_path)
+    if not hasattr(task, "head") or not hasattr(task, "backbone"):
+        raise CheckpointError(f"{ckpt_path} holds a {type(task).__name__}, which has no classes.")
+    data: Any = load_data(ckpt_path)
+    network = Network(task.backbone, task.head, data.batch_fields).eval()
+    state = data.state()
+    manifest = {
+        "version": __version__,
+        "format": format,
+        "inputs": list(network.inputs),
+        "checkpoint": str(ckpt_path),
+        "data": data.recipe(),
+        "data_state": state | {"tokenizer": list(state.get("tokenizer", ()))},
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    try:
+        partial.chmod(0o755)  # mkdtemp lets nobody else read
+        data.save_preprocessor(partial, network.inputs)
+        {"hf": write_hf, "onnx": write_onnx, "torch": write_torch}[format](
+            network, partial, data.labels
+        )
+        manifest["difference"] = compare(network, partial, format, data.facts)
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        replace_folder(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return output
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Move a folder to where another may lie, which goes only once the new one is there."""
+    if not old.exists():
+        new.rename(old)
+        return
+    aside = new.with_name(f"{new.name}-old")
+    old.rename(aside)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
+    shutil.rmtree(aside)
+
+
+class Network(nn.Module):
+    """Backbone and head as a function of tensors, all of which may be integers.
+
+    Args:
+        backbone: Text or image encoder.
+        head: From its features to (B, C) logits.
+        fields: Fields of the data's batches; optional inputs that they lack are left out.
+
+    Attributes:
+        inputs: Fields that :meth:`forward` takes, in order.
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Module, fields: Sequence[str]) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        optional = [name for name in backbone.optional_inputs if name in fields]
+        self.inputs = (*backbone.inputs, *optional)
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return (B, C) logits."""
+        batch = dict(zip(self.inputs, values, strict=True))
+        if "attention_mask" in batch:
+            batch["attention_mask"] = batch["attention_mask"].bool()
+        logits: Tensor = self.head(self.backbone.encode(batch))
+        return logits
+
+    def example(self, rows: int, size: int) -> tuple[Tensor, ...]:
+        """Return inputs of so many rows and, of texts, so many tokens."""
+        batch = self.backbone.example(rows, size)
+        return tuple(batch[name].long() for name in self.inputs)
+
+
+def write_hf(network: Network, folder: Path, labels: Sequence[str]) -> None:
+    """Write what ``AutoModelForSequenceClassification`` loads."""
+    sequence_classifier(network.backbone, network.head, labels).save_pretrained(folder)
+
+
+def dynamic_shapes(network: Network) -> tuple[dict[int, Any], ...]:
+    """Let rows and size vary, alike in all inputs."""
+    rows, size = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
+    return tuple({0: rows, 1: size} for _ in network.inputs)
+
+
+def write_torch(network: Network, folder: Path, labels: Sequence[str]) -> None:
+    """Write a program of ``torch.export``."""
+    shapes = {"values": dynamic_shapes(network)}
+    with torch.no_grad():
+        program = torch.export.export(network, network.example(3, 17), dynamic_shapes=shapes)
+    torch.export.save(program, folder / "model.pt2")
+
+
+def write_onnx(network: Network, folder: Path, labels: Sequence[str]) -> None:
+    """Write an ONNX model."""
+    torch.onnx.export(
+        network,
+        network.example(3, 17),
+        folder / "model.onnx",
+        input_names=list(network.inputs),
+        output_names=["logits"],
+        dynamic_shapes={"values": dynamic_shapes(network)},
+        dynamo=True,
+        verbose=False,
+    )
+
+
+@torch.no_grad()
+def compare(network: Network, folder: Path, format: str, facts: Mapping[str, int]) -> float:
+    """Return the largest difference between the logits of a network and of its export.
+
+    Raises:
+        CheckpointError: If it exceeds the format's tolerance.
+    """
+    logits = exported_logits(folder, format, network.inputs)
+    worst = 0.0
+    for rows, size in SHAPES:
+        values = network.example(rows, min(size, facts["max_length"]))
+        expected = network(*values)
+        found = logits(dict(zip(network.inputs, values, strict=True)))
+        scale = max(1.0, float(expected.abs().max()))
+        worst = max(worst, float((found - expected).abs().max()) / scale)
+    if not worst <= TOLERANCE[format]:  # also of NaN
+        raise CheckpointError(
+            f"--format {format}: logits differ from the checkpoint's by {worst:.1e}, where "
+            f"{TOLERANCE[format]:.0e} is allowed; nothing was exported. Try another format."
+        )
+    return worst

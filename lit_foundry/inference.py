@@ -1,0 +1,130 @@
+"""Trained networks in use: labels and probabilities from a checkpoint or an export.
+
+Shapes: N inputs, C classes.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from lit_foundry.checkpoint import CheckpointError, build, load_data, load_task
+
+Logits = Callable[[Mapping[str, Tensor]], Tensor]  # fields of a batch to (B, C)
+MANIFEST = "lit_foundry.json"  # what an exported folder says of itself
+
+
+class Predicted(NamedTuple):
+    """What a network says of some inputs, in their order."""
+
+    labels: list[str]  # of each input, the most probable class
+    probs: Tensor  # (N, C), in the order of Predictor.labels
+
+
+class Predictor:
+    """A network with all that it needs to label raw inputs.
+
+    Args:
+        data: Data module that frames inputs as the training did.
+        logits: The network.
+
+    Attributes:
+        labels: Names of the classes, in the order of the probabilities.
+    """
+
+    def __init__(self, data: Any, logits: Logits) -> None:
+        self.data, self.logits = data, logits
+        self.labels: list[str] = data.labels
+
+    @torch.inference_mode()
+    def predict(
+        self, inputs: str | Sequence[str] | Sequence[tuple[str, str]], batch_tokens: int = 8192
+    ) -> Predicted:
+        """Label texts, or pairs of texts.
+
+        Args:
+            inputs: One text, several, or several pairs.
+            batch_tokens: Most tokens at once, padding included.
+        """
+        rows = [inputs] if isinstance(inputs, str) else inputs
+        probs = torch.zeros(len(rows), len(self.labels))
+        for batch in self.data.batches(rows, batch_tokens):
+            probs[batch["index"]] = self.logits(batch).float().softmax(-1).cpu()
+        return Predicted([self.labels[i] for i in probs.argmax(-1).tolist()], probs)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
+    """Load a checkpoint, or a folder that ``export`` wrote, with its tokenizer and label names.
+
+    Args:
+        path: ``runs/NAME/1/checkpoints/best.ckpt`` or an exported folder.
+        device: Where a checkpoint or a ``transformers`` folder runs.
+
+    Raises:
+        CheckpointError: If it is neither.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        task = load_task(path).to(device)
+        return Predictor(load_data(path), lambda batch: task(_moved(batch, device)))
+    if not (path / MANIFEST).is_file():
+        raise CheckpointError(
+            f"{path} has no {MANIFEST}, so it is no export of lit_foundry: name a checkpoint file, "
+            "or a folder that export wrote."
+        )
+    manifest = json.loads((path / MANIFEST).read_text())
+    data = build(manifest["data"], LightningDataModule)
+    state = manifest["data_state"]
+    files = {name: (path / name).read_text() for name in state.get("tokenizer", ())}
+    data.restore(state | ({"tokenizer": files} if files else {}))
+    return Predictor(data, exported_logits(path, manifest["format"], manifest["inputs"], device))
+
+
+def _moved(batch: Mapping[str, Any], device: str | torch.device) -> dict[str, Any]:
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def exported_logits(
+    folder: Path, format: str, names: Sequence[str], device: str | torch.device = "cpu"
+) -> Logits:
+    """Open the network of an exported folder.
+
+    Args:
+        folder: The folder.
+        format: ``hf``, ``onnx`` or ``torch``.
+        names: Fields of a batch that it takes, in order.
+        device: Where it runs; ``onnx`` and ``torch`` run on the CPU.
+    """
+
+    def taken(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # Tokenizers yield integer masks, so that is what an export takes.
+        fields = {name: batch[name] for name in names}
+        return {k: v.long() if v.dtype == torch.bool else v for k, v in fields.items()}
+
+    if format == "hf":
+        from transformers import AutoModelForSequenceClassification
+
+        model: Any = AutoModelForSequenceClassification.from_pretrained(folder).eval().to(device)
+        return lambda batch: model(**_moved(taken(batch), device)).logits
+    if format == "onnx":
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                f"{folder} is an ONNX model: pip install 'lit-foundry[onnx]' to run it."
+            ) from None
+        session = onnxruntime.InferenceSession(
+            folder / "model.onnx", providers=["CPUExecutionProvider"]
+        )
+
+        def run(batch: Mapping[str, Tensor]) -> Tensor:
+            feed = {name: value.numpy() for name, value in taken(batch).items()}
+            return torch.from_numpy(session.run(None, feed)[0])
+
+        return run
+    program = torch.export.load(folder / "model.pt2").module()
+    return lambda batch: program(*taken(batch).values())
