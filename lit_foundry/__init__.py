@@ -17,6 +17,7 @@ _HOME = {
     "TextEncoder": "lit_foundry.nn",
     "TextFiles": "lit_foundry.data",
     "TrainTokenizer": "lit_foundry.data",
+    "WandbTracker": "lit_foundry.tracking",
     "load_data": "lit_foundry.checkpoint",
     "load_task": "lit_foundry.checkpoint",
     "main": "lit_foundry.cli",
