@@ -105,7 +105,10 @@ class WandbTracker(Logger):
         self._folder = folder / "wandb"
         self._folder.mkdir(exist_ok=True)
         # Else copies of artifacts would go to the home directory.
-        own = {f"WANDB_{kind}_DIR": str(self._folder.resolve() / ".files") for kind in ("DATA", "CACHE")}
+        own = {
+            f"WANDB_{kind}_DIR": str(self._folder.resolve() / ".files")
+            for kind in ("DATA", "CACHE")
+        }
         with (self._folder / "process.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(_SCRIPT)],  # -P: our modules are not the script's
@@ -136,20 +139,24 @@ class WandbTracker(Logger):
             )
         if self._process is None:  # a test after the fit
             self.open(self._run)
-        try:
-            self._queue.put_nowait(message)
-        except queue.Full:
-            self._give_up("takes nothing any more")
+        assert self._process is not None
+        if self._process.poll() is not None:
+            self._give_up("has ended early")
+        elif self._queue.full():
+            self._give_up("hangs")
+        else:
+            self._queue.put(message)
 
     def _give_up(self, why: str) -> None:
+        assert self._process is not None
         self._failed = True
-        if self._process:
-            self._process.kill()
+        self._process.kill()
         _log.warning(
-            "Tracking with Weights & Biases %s; the run goes on without it. What was recorded, and "
-            "process.log, lie in %s",
+            "Tracking with Weights & Biases %s, and the run goes on without it; see "
+            "%s/process.log. To upload what it recorded: wandb sync --no-skip-online %s",
             why,
             self._folder,
+            shlex.quote(str(self._folder)),
         )
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -165,18 +172,31 @@ class WandbTracker(Logger):
         self._send(summary=dict(summary))
 
     def log_evaluation(self, stage: str, step: int) -> None:
-        """Log the predictions and the confusion matrix that lie in the run's folder."""
-        assert self._run is not None
+        """Log the predictions and the confusion matrix that lie in the run's folder.
+
+        Args:
+            stage: Split that they are of.
+            step: Optimizer steps that the network had taken, if no predictions tell.
+        """
+        if self._run is None:  # another rank than 0
+            return
         folder = self._run.path.resolve()
         said = folder / "predictions" / f"{stage}.parquet"
         plot = folder / "plots" / f"{stage}_confusion.png"
-        tables = {f"{stage}/predictions": table(Predictions.read(said))} if said.exists() else {}
         images = {f"{stage}/confusion": str(plot)} if plot.exists() else {}
+        tables = {}
+        if said.exists():
+            predictions = Predictions.read(said)
+            step, tables = predictions.step, {f"{stage}/predictions": table(predictions)}
         if tables or images:
             self._send(metrics={STEP: step}, tables=tables, images=images)
 
     def log_artifact(
-        self, path: Path, type: str = "model", name: str = "model", aliases: Sequence[str] = ()
+        self,
+        path: str | Path,
+        type: str = "model",
+        name: str = "model",
+        aliases: Sequence[str] = (),
     ) -> None:
         """Log a file or a folder, as version of ``<name>-<id of the run>``."""
         self._send(
@@ -198,7 +218,7 @@ class WandbTracker(Logger):
         if not self._failed and code is None:
             self._give_up(f"did not end within {self.wait:.0f} s")
         elif not self._failed and code not in (0, _OFFLINE):
-            self._give_up("has ended")
+            self._give_up("failed")
         elif code == _OFFLINE:
             where = shlex.quote(str(self._folder))
             print(f"Recorded offline for Weights & Biases; to upload: wandb sync {where}")
@@ -259,8 +279,13 @@ def trackers(trainer: Trainer) -> list[WandbTracker]:
     return [logger for logger in trainer.loggers if isinstance(logger, WandbTracker)]
 
 
-def tracker_of(run: RunFolder) -> WandbTracker | None:
-    """Continue the tracking of a run, if it was tracked; the caller ends it with ``finalize``."""
+def tracker_of(folder: str | Path) -> WandbTracker | None:
+    """Continue the tracking of a run folder, if it was tracked.
+
+    Returns:
+        A tracker, to be ended with ``finalize("success")``, or None.
+    """
+    run = RunFolder(Path(folder))
     if not (run.path / "wandb.json").exists():
         return None
     try:

@@ -21,6 +21,7 @@ def begin(start: Mapping[str, Any]) -> wandb.Run:
     settings = wandb.Settings(
         console="off",
         silent=True,
+        symlink=False,
         init_timeout=start["init_timeout"],
         # The environment that we log names the commit; sources and diffs stay here.
         disable_git=True,

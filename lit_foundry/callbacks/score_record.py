@@ -37,7 +37,7 @@ class ScoreRecord(EvaluationRecord):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         content = {"checkpoint": str(self.ckpt_path), "data": data.fingerprint(), **scores}
         print(f"Scores written to {self.run.write(f'{stage}.json', content)}")
-        if tracker := tracker_of(self.run):
+        if tracker := tracker_of(self.run.path):
             tracker.log_metrics(scores, trainer.global_step)
             tracker.log_evaluation(stage, trainer.global_step)
             tracker.finalize("success")
