@@ -151,6 +151,7 @@ class WandbTracker(Logger):
         assert self._process is not None
         self._failed = True
         self._process.kill()
+        _end_of(self._process, 1)
         _log.warning(
             "Tracking with Weights & Biases %s, and the run goes on without it; see "
             "%s/process.log. To upload what it recorded: wandb sync --no-skip-online %s",
