@@ -18,6 +18,7 @@ _HOME = {
     "TextEncoder": "lit_foundry.nn",
     "TextFiles": "lit_foundry.data",
     "TrainTokenizer": "lit_foundry.data",
+    "WandbTracker": "lit_foundry.tracking",
     "load": "lit_foundry.inference",
     "load_data": "lit_foundry.checkpoint",
     "load_task": "lit_foundry.checkpoint",

@@ -30,6 +30,7 @@ from lit_foundry.inference import MANIFEST, exported_logits
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.sequence_classifier import sequence_classifier
 from lit_foundry.run import RunFolder
+from lit_foundry.tracking import tracker_of
 from lit_foundry.usage import Parser
 
 # Largest difference of logits, in units of the largest logit or 1.
@@ -46,6 +47,9 @@ def main(args: list[str]) -> None:
     parser.add_argument("--output", type=Path)
     given = parser.parse_args(args)
     output = export(given.ckpt_path, given.format, given.output)
+    if tracker := tracker_of(RunFolder.of(given.ckpt_path).path):
+        tracker.log_artifact(output, type="model", name="export", aliases=[given.format])
+        tracker.finalize("success")
     print(f"Exported to {output}. It labels texts in Python:")
     print(f'  lit_foundry.load("{output}").predict(["a text"])')
     if given.format == "hf":

@@ -339,7 +339,8 @@ def unwrapped() -> Iterator[None]:
         yield
     except ValueError as error:
         cause: BaseException = error
-        while "of the Union subtypes" in str(cause) and cause.__cause__:
+        wraps = ("of the Union subtypes", "Problem with given class_path")
+        while any(text in str(cause) for text in wraps) and cause.__cause__:
             cause = cause.__cause__
         if str(cause).startswith("Expected a "):  # of a union, the first failure alone is chained
             told = [line.strip(" -") for line in str(error).splitlines() if " - " in line]

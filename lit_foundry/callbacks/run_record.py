@@ -15,6 +15,7 @@ from lit_foundry.callbacks.throughput import Throughput
 from lit_foundry.checkpoint import newest
 from lit_foundry.plots import plot_curves
 from lit_foundry.run import RunFolder, environment
+from lit_foundry.tracking import trackers
 
 
 class RunRecord(EvaluationRecord):
@@ -55,6 +56,8 @@ class RunRecord(EvaluationRecord):
         fingerprint = data.fingerprint() if hasattr(data, "fingerprint") else {}
         suffix = f"-resumed-at-{self.run.start_step}" if self.run.ckpt_path else ""
         self.run.write(f"environment{suffix}.json", environment(fingerprint))
+        for tracker in trackers(trainer):
+            tracker.open(self.run)
         self._start = time.perf_counter() - self._before
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,6 +95,11 @@ class RunRecord(EvaluationRecord):
             **(speed.rates() if speed and speed.seconds else {}),
         }
         self.run.write("summary.json", summary)
+        for tracker in trackers(trainer):
+            tracker.log_summary(summary)
+            tracker.log_evaluation("val", trainer.global_step)
+            if tracker.log_checkpoint and checkpoint:
+                tracker.log_artifact(checkpoint, aliases=["best"] if scored else [])
         _print(summary, self.run)
 
 

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord
 from lit_foundry.run import RunFolder
+from lit_foundry.tracking import tracker_of
 
 
 class ScoreRecord(EvaluationRecord):
@@ -33,6 +34,10 @@ class ScoreRecord(EvaluationRecord):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         content = {"checkpoint": str(self.ckpt_path), "data": data.fingerprint(), **scores}
         print(f"Scores written to {self.run.write(f'{stage}.json', content)}")
+        if tracker := tracker_of(self.run.path):
+            tracker.log_metrics(scores, trainer.global_step)
+            tracker.log_evaluation(stage, trainer.global_step)
+            tracker.finalize("success")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the test's scores."""
