@@ -1,18 +1,21 @@
 """How the command line is written, told without torch."""
 
+import argparse
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from typing import Any, NoReturn
 
 USAGE = """\
 Train and evaluate any task on any data.
 
-usage: python -m lit_foundry {fit,validate,test,predict,list} [--config FILE ...] [--KEY VALUE ...]
+usage: python -m lit_foundry COMMAND [--config FILE ...] [--KEY VALUE ...]
 
   fit       train; --resume auto continues an interrupted run
   validate  score a checkpoint on the validation split: --ckpt_path FILE
   test      score a checkpoint on the test split: --ckpt_path FILE
   predict   label texts: --ckpt_path FILE --input TEXTS --output FILE
+  report    show runs side by side on one page: RUN ...
   list      tasks, data modules, backbones and shipped configs
 
 Each has its own --help.
@@ -92,9 +95,59 @@ for _command in HELP:
     HELP[_command] += "\nMore, after `python -m lit_foundry`:\n"
     HELP[_command] += "\n".join(f"  {_command} {key:40}{what}" for key, what in _MORE.items())
 
+# Of commands that are no Trainer method.
+OWN_HELP = {
+    "report": """\
+Show one run, or several side by side, on a page that stands alone: settings, curves, confusion
+matrix, calibration, accuracy against length, the most confident mistakes.
+
+usage: python -m lit_foundry report RUN [RUN ...] [--output DIR]
+
+  RUN           folder of a run, runs/NAME/1; of an experiment, runs/NAME, for its last run;
+                or a checkpoint inside of a run
+  --output DIR  folder for index.html and its images as PNG; by default report/ in the folder of
+                the run, or for several runs in the current folder
+""",
+}
+
 
 class UsageError(ValueError):
     """The command line or a config holds a mistake; the message is meant for its author."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses a command that is no Trainer method, and tells its mistakes in one line.
+
+    Args:
+        command: Name of the command.
+        help: What ``--help`` prints.
+    """
+
+    def __init__(self, command: str, help: str) -> None:
+        super().__init__(prog=f"python -m lit_foundry {command}", allow_abbrev=False)
+        self.command, self.help = command, help
+
+    def format_help(self) -> str:
+        """Return the help as it was given."""
+        return self.help
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown options first: argparse would tell of missing arguments instead.
+
+        Raises:
+            UsageError: If an option is unknown, or something else is wrong.
+        """
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for key, _ in flags(args or ()):
+            if key.startswith("--") and key != "--" and key not in known:
+                close = get_close_matches(key, known, n=1)
+                hint = f"Did you mean {close[0]}?" if close else f"It has {', '.join(known)}."
+                raise UsageError(f"{self.command} takes no {key}. {hint}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print and exit with."""
+        raise UsageError(f"{self.command}: {message}. See {self.prog} --help.")
 
 
 def unknown_command(word: str) -> str:
