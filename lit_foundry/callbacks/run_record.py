@@ -70,7 +70,8 @@ class RunRecord(EvaluationRecord):
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the curves; write and print the summary, unless the run was cut short."""
-        plot_curves(self.run.path / "metrics.csv", self.run.path / "plots" / "curves.png")
+        metrics = {self.run.path.name: self.run.path / "metrics.csv"}
+        plot_curves(metrics, self.run.path / "plots" / "curves.png")
         if trainer.received_sigterm or trainer.interrupted:
             return
         self._summarize(trainer, pl_module)
