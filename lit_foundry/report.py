@@ -24,12 +24,7 @@ COMMAND = "python -m lit_foundry"
 SPLITS = {"test": "Test", "val": "Validation"}
 NONE = "\N{EN DASH}"
 # How the titles of facts begin, in their order.
-ORDER = ("best", "test", "time", "steps", "parameters", "speed") + (
-    "code",
-    "hardware",
-    "data",
-    "resumed",
-)
+ORDER = "best test time steps parameters speed code hardware data resumed".split()
 
 
 def main(args: list[str]) -> None:
@@ -371,9 +366,7 @@ def part(run: Run, split: str, images: Path, several: bool) -> Part:
 def mistake(found: Predictions, row: int) -> dict[str, Any]:
     """Return what the table of mistakes shows of a sample."""
     target, predicted = int(found.target[row]), int(found.predicted[row])
-    told = {
-        name: found.samples[name][row] for name in ("id", "tokens", "text") if name in found.samples
-    }
+    columns = {k: v for k, v in found.samples.items() if k in ("id", "tokens", "text")}
     return {
         "true": found.labels[target],
         "predicted": found.labels[predicted],
