@@ -166,8 +166,9 @@ def plot_reliability(found: Calibration, path: Path) -> None:
     bar = {"width": 0.94 * width, "zorder": 2}
     axes.bar(x, accuracy, color=color(0), label="accuracy", **bar)
     low, gap = np.minimum(accuracy, confidence), np.abs(accuracy - confidence)
-    edge = {"color": (*(0.84, 0.37, 0.0), 0.3), "edgecolor": color(1), "hatch": "////", "lw": 0.8}
+    edge = {"color": "#fbe3d6", "edgecolor": color(1), "hatch": "////", "lw": 0.8}
     axes.bar(x, gap, bottom=low, label="gap to confidence", **bar | edge)
+    axes.hlines(accuracy, x - 0.47 * width, x + 0.47 * width, color="black", lw=2, zorder=3)
     axes.plot([0, 1], [0, 1], "--", color="#333333", lw=1, zorder=3)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     axes.set_title(f"expected calibration error {found.error:.4f}", fontsize=10)
@@ -186,7 +187,7 @@ def plot_reliabilities(runs: Mapping[str, tuple[int, Calibration]], path: Path) 
         runs: Number, which gives the colour, and calibration of each run, by name.
         path: The image.
     """
-    figure = _figure(6.4, 4.8)
+    figure = _figure(4.8, 5)
     axes = figure.subplots()
     for name, (number, found) in runs.items():
         filled, tint = found.count > 0, color(number)

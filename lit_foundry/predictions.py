@@ -37,7 +37,7 @@ class Predictions:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """Most probable class, shape (N,)."""
-        return self.probs.argmax(1)
+        return self.probs.argmax(1).astype(np.int64)
 
     def write(self, path: Path) -> Path:
         """Write the file, whole or not at all: label, predicted and prob_NAME beside the samples.

@@ -24,7 +24,10 @@ COMMAND = "python -m lit_foundry"
 SPLITS = {"test": "Test", "val": "Validation"}
 NONE = "\N{EN DASH}"
 # How the titles of facts begin, in their order.
-ORDER = "best test time steps parameters speed code hardware data resumed".split()
+ORDER = (
+    *("best", "test", "time", "steps", "parameters", "speed"),
+    *("code", "hardware", "data", "resumed"),
+)
 
 
 def main(args: list[str]) -> None:
@@ -187,7 +190,7 @@ def facts(runs: Sequence[Run]) -> dict[str, list[str]]:
     rows = [dict(about(run)) for run in runs]
     titles = list(dict.fromkeys(title for row in rows for title in row))
     # Scores of a split stand together, whichever run has them.
-    titles.sort(key=lambda title: (ORDER.index(re.split("[ /]", title)[0]), title))
+    titles.sort(key=lambda title: ORDER.index(re.split("[ /]", title)[0]))
     return {title: [row.get(title, NONE) for row in rows] for title in titles}
 
 
@@ -221,7 +224,7 @@ def best(run: Run) -> str:
     """Tell the best validation score with its step; of an unfinished run, the accuracy so far."""
     name, score = run.summary.get("best_metric"), run.summary.get("best_score")
     if score is not None:
-        steps, values = run.metrics.get(name, ([], []))
+        steps, values = run.metrics.get(str(name), ([], []))
         at = [step + 1 for step, value in zip(steps, values, strict=True) if value == score]
         return f"{score:.4f} {name}" + (f" at step {at[0]:,}" if at else "")
     if not run.summary and "val" in run.predictions:
@@ -242,7 +245,7 @@ def commit(git: Mapping[str, Any] | None) -> str:
     """Name the code that ran."""
     if not git:
         return "no git"
-    return git["commit"][:10] + (" with uncommitted changes" if git["dirty"] else "")
+    return f"{git['commit'][:10]}{' with uncommitted changes' if git['dirty'] else ''}"
 
 
 def hardware(found: Mapping[str, Any]) -> str:
