@@ -107,13 +107,14 @@ def plot_curves(runs: Mapping[str, Path], path: Path) -> bool:
     figure = _figure(4.2 * across, 3 * down + 0.3 * (len(runs) > 1))
     grid = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, name in zip(grid, names, strict=False):
-        # Validation comes late, as points in front of the long line of training.
-        for place, key in enumerate(sorted(panels[name], key=lambda key: key.startswith("val/"))):
+        val = f"val/{name}"  # looks the same in every panel
+        others = [key for key in panels[name] if key != val]
+        for place, key in enumerate([*(others[:1] or [""]), val, *others[1:]]):
             for number, series in enumerate(found):
-                if key in series:
-                    several = len(runs) > 1
-                    tint = color(number if several else place)
-                    _draw(axes, *series[key], key, tint, STYLES[place % 4] if several else "-")
+                if key in series and len(runs) == 1:
+                    _draw(axes, *series[key], key, color(place), "-")
+                elif key in series:
+                    _draw(axes, *series[key], key, color(number), STYLES[place % len(STYLES)])
         axes.set(title=name.replace("_per_s", " per second").replace("_", " "))
         axes.set_xlabel("optimizer step")
         axes.grid(alpha=0.3)
@@ -172,7 +173,7 @@ def plot_reliability(found: Calibration, path: Path) -> None:
     axes.plot([0, 1], [0, 1], "--", color="#333333", lw=1, zorder=3)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     axes.set_title(f"expected calibration error {found.error:.4f}", fontsize=10)
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     below.bar(found.edges[:-1] + width / 2, found.count, color="#777777", **bar)
     below.set(xlabel="confidence", ylabel="samples")
@@ -198,7 +199,7 @@ def plot_reliabilities(runs: Mapping[str, tuple[int, Calibration]], path: Path) 
     axes.plot([0, 1], [0, 1], "--", color="#333333", lw=1)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8)
     _save(figure, path)
 
 

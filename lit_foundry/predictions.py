@@ -37,7 +37,8 @@ class Predictions:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """Most probable class, shape (N,)."""
-        return self.probs.argmax(1).astype(np.int64)
+        predicted: NDArray[np.int64] = self.probs.argmax(1)
+        return predicted
 
     def write(self, path: Path) -> Path:
         """Write the file, whole or not at all: label, predicted and prob_NAME beside the samples.
