@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -257,18 +258,20 @@ def hardware(found: Mapping[str, Any]) -> str:
 
 def missing(run: Run) -> Iterator[tuple[Run, str, str]]:
     """Yield what a run lacks, and the command that makes it."""
-    config = run.path / "config.yaml"
+    config = shlex.quote(str(run.path / "config.yaml"))
     if not run.summary:
-        command = f"fit --config {config} --experiment {run.path.parent.name} --resume auto"
+        name = shlex.quote(run.path.resolve().parent.name)
+        command = f"fit --config {config} --experiment {name} --resume auto"
         yield run, "It has no summary: it was interrupted, or still runs.", f"{COMMAND} {command}"
     if not run.checkpoint:
         yield run, "It has no checkpoint to evaluate.", f"{COMMAND} fit --config {config}"
         return
+    checkpoint = shlex.quote(str(run.checkpoint))
     scored = {"test": run.read("test.json"), "val": run.metrics}
     for stage, split, title in (("test", "test", "test"), ("validate", "val", "validation")):
         if split not in run.predictions:
             what = f"no predictions of the {title} split" if scored[split] else f"no {title} yet"
-            yield run, f"It has {what}.", f"{COMMAND} {stage} --ckpt_path {run.checkpoint}"
+            yield run, f"It has {what}.", f"{COMMAND} {stage} --ckpt_path {checkpoint}"
 
 
 def settings(runs: Sequence[Run]) -> dict[str, list[str]]:
