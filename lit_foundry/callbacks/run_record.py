@@ -122,6 +122,7 @@ def _print(summary: dict[str, Any], run: RunFolder) -> None:
     console.print(
         f"""test     {command} test --ckpt_path {checkpoint}
 predict  {command} predict --ckpt_path {checkpoint} --input texts.txt
+report   {command} report {run.path}
 longer   {command} fit --config {run.path / "config.yaml"} --experiment {run.path.parent.name} \\
              --resume required --trainer.max_epochs N""",
         markup=False,
