@@ -19,7 +19,7 @@ from matplotlib.image import imread
 from sklearn.metrics import precision_recall_fscore_support
 from torchmetrics.classification import MulticlassCalibrationError
 
-from lit_foundry import analysis, cli, plots, report
+from lit_foundry import analysis, cli, past_run, plots, report
 from lit_foundry.predictions import Predictions
 from lit_foundry.usage import UsageError
 from tests.conftest import REPO, reviews, tiny_config, write_config, write_csv
@@ -222,7 +222,7 @@ def test_interrupted_run_says_what_is_missing_and_what_makes_it(run: Path, tmp_p
     page = page_of(run, output=tmp_path / "out")
     assert "It has no summary: it was interrupted, or still runs." in page
     assert "--experiment tiny --resume auto" in page
-    assert f"It has no test yet. <code>{report.COMMAND} test --ckpt_path {run}" in page
+    assert f"It has no test yet. <code>{past_run.COMMAND} test --ckpt_path {run}" in page
     assert "accuracy at step" in page
     assert "so far" in page
     assert "at step 9" in page
@@ -233,7 +233,7 @@ def test_run_without_predictions_says_how_to_make_them(run: Path, tmp_path: Path
     shutil.rmtree(run / "predictions")
     page = page_of(run, output=tmp_path / "out")
     assert "It has no predictions of the test split." in page
-    assert f"{report.COMMAND} validate --ckpt_path {run}" in page
+    assert f"{past_run.COMMAND} validate --ckpt_path {run}" in page
     assert headings(page, 2)[-1] == "Predictions"
 
 
@@ -250,9 +250,9 @@ def test_experiment_stands_for_its_last_run_and_a_checkpoint_for_its_own(run: Pa
     for number in ("2", "10"):
         shutil.copytree(run, run.parent / number)
     (run.parent / "11").mkdir()  # failed before it began
-    assert report.run_folder(run.parent) == run.parent / "10"
-    assert report.run_folder(run / "checkpoints" / "best.ckpt") == run
-    assert report.run_folder(run) == run
+    assert past_run.run_folder(run.parent) == run.parent / "10"
+    assert past_run.run_folder(run / "checkpoints" / "best.ckpt") == run
+    assert past_run.run_folder(run) == run
 
 
 def test_folder_that_is_no_run_is_told_with_the_nearest(
@@ -313,7 +313,7 @@ sys.exit(f"imported {{found}}" if (found := {{"torch", "lightning"}} & set(sys.m
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(run: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(run, tmp_path / "others" / "tiny" / "1"))
-    assert [r.name for r in report.named([run, other])] == [str(run), str(other)]
+    assert [r.name for r in past_run.named([run, other])] == [str(run), str(other)]
 
 
 def test_curves_draw_long_noisy_series_and_many_classes(tmp_path: Path) -> None:
