@@ -9,7 +9,11 @@ from pathlib import Path
 from lit_foundry import usage
 
 # Commands that are no Trainer method, by module.
-OWN: dict[str, str] = {"export": "lit_foundry.export", "list": "lit_foundry.listing"}
+OWN: dict[str, str] = {
+    "export": "lit_foundry.export",
+    "list": "lit_foundry.listing",
+    "report": "lit_foundry.report",
+}
 
 
 def main() -> None:
@@ -47,10 +51,10 @@ def run() -> None:
             print(import_module("lit_foundry").__version__)
         case [word, *_] if word not in usage.COMMANDS:
             raise usage.UsageError(usage.unknown_command(word))
+        case [command, *args] if command != "list" and {"-h", "--help"} & set(args):
+            print((usage.HELP | usage.OWN_HELP)[command])
         case [command, *args] if command in OWN:
             import_module(OWN[command]).main(args)
-        case [command, *args] if "-h" in args or "--help" in args:
-            print(usage.HELP[command])
         case _:
             import_module("lit_foundry.cli").main()
 

@@ -1,17 +1,4 @@
-"""Write the network of a checkpoint in a form that others load, once its outputs were compared.
-
-usage: python -m lit_foundry export --ckpt_path FILE --format {hf,onnx,torch} [--output DIR]
-
-  --ckpt_path FILE  checkpoint, such as runs/NAME/1/checkpoints/best.ckpt
-  --format hf       folder for transformers: safetensors, config with label names, tokenizer
-  --format onnx     model.onnx with dynamic shapes, tokenizer; needs lit-foundry[onnx]
-  --format torch    model.pt2, a program of torch.export with dynamic shapes, tokenizer
-  --output DIR      folder to write; <run>/export/<format> if left out
-
-The network is written beside its place, read back, and compared with the checkpoint on batches of
-several shapes; only then does it replace an older export. In Python, lit_foundry.load(DIR) labels
-texts with any of them.
-"""
+"""Write the network of a checkpoint in a form that others load, once its outputs were compared."""
 
 import json
 import shutil
@@ -31,7 +18,7 @@ from lit_foundry.nn import Backbone
 from lit_foundry.nn.sequence_classifier import sequence_classifier
 from lit_foundry.run import RunFolder
 from lit_foundry.tracking import tracker_of
-from lit_foundry.usage import Parser
+from lit_foundry.usage import OWN_HELP, Parser
 
 # Largest difference of logits, in units of the largest logit or 1.
 TOLERANCE = {"hf": 1e-5, "onnx": 1e-4, "torch": 1e-5}
@@ -41,7 +28,7 @@ SHAPES = ((1, 8), (3, 33), (8, 64), (2, 8192))
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    parser = Parser("export", __doc__ or "")
+    parser = Parser("export", OWN_HELP["export"])
     parser.add_argument("--ckpt_path", type=Path, required=True)
     parser.add_argument("--format", choices=tuple(TOLERANCE), required=True)
     parser.add_argument("--output", type=Path)

@@ -9,13 +9,14 @@ from typing import Any, NoReturn
 USAGE = """\
 Train and evaluate any task on any data.
 
-usage: python -m lit_foundry {fit,validate,test,predict,export,list} [--KEY VALUE ...]
+usage: python -m lit_foundry COMMAND [--config FILE ...] [--KEY VALUE ...]
 
   fit       train; --resume auto continues an interrupted run
   validate  score a checkpoint on the validation split: --ckpt_path FILE
   test      score a checkpoint on the test split: --ckpt_path FILE
   predict   label texts: --ckpt_path FILE --input TEXTS --output FILE
   export    write a checkpoint for transformers, ONNX or torch.export: --ckpt_path FILE --format hf
+  report    show runs side by side on one page: RUN ...
   list      tasks, data modules, backbones and shipped configs
 
 Each has its own --help.
@@ -95,39 +96,74 @@ for _command in HELP:
     HELP[_command] += "\nMore, after `python -m lit_foundry`:\n"
     HELP[_command] += "\n".join(f"  {_command} {key:40}{what}" for key, what in _MORE.items())
 
+# Of commands that are no Trainer method.
+OWN_HELP = {
+    "export": """\
+Write the network of a checkpoint in a form that others load, once its outputs were compared.
+
+usage: python -m lit_foundry export --ckpt_path FILE --format {hf,onnx,torch} [--output DIR]
+
+  --ckpt_path FILE  checkpoint, such as runs/NAME/1/checkpoints/best.ckpt
+  --format hf       folder for transformers: safetensors, config with label names, tokenizer
+  --format onnx     model.onnx with dynamic shapes, tokenizer; needs lit-foundry[onnx]
+  --format torch    model.pt2, a program of torch.export with dynamic shapes, tokenizer
+  --output DIR      folder to write; <run>/export/<format> if left out
+
+The network is written beside its place, read back, and compared with the checkpoint on batches of
+several shapes; only then does it replace an older export. In Python, lit_foundry.load(DIR) labels
+texts with any of them.
+""",
+    "report": """\
+Show one run, or several side by side, on a page that stands alone: settings, curves, confusion
+matrix, calibration, accuracy against length, the most confident mistakes.
+
+usage: python -m lit_foundry report RUN [RUN ...] [--output DIR]
+
+  RUN           folder of a run, runs/NAME/1; of an experiment, runs/NAME, for its last run;
+                or a checkpoint inside of a run
+  --output DIR  folder for index.html and its images as PNG; by default report/ in the folder of
+                the run, or for several runs in the current folder
+""",
+}
+
 
 class UsageError(ValueError):
     """The command line or a config holds a mistake; the message is meant for its author."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments of a command of our own: mistakes are one line, prefixes are no options.
+    """Parses a command that is no Trainer method, and tells its mistakes in one line.
 
     Args:
         command: Name of the command.
-        help: What ``--help`` shows.
+        help: What ``--help`` prints.
     """
 
     def __init__(self, command: str, help: str) -> None:
-        super().__init__(command, add_help=False, allow_abbrev=False)
-        self.help = help.strip()
+        super().__init__(prog=f"python -m lit_foundry {command}", allow_abbrev=False)
+        self.command, self.help = command, help
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, or show the help and stop."""
-        if {"-h", "--help"} & set(args or ()):
-            print(self.help)
-            self.exit()
-        parsed, unknown = self.parse_known_args(args, namespace)
-        for word in unknown:
-            close = get_close_matches(word.partition("=")[0], self._option_string_actions, n=1)
-            there = ", ".join(self._option_string_actions)
-            hint = f"Did you mean {close[0]!r}?" if close else f"It takes {there}."
-            raise UsageError(f"{self.prog} takes no {word!r}. {hint}")
-        return parsed
+    def format_help(self) -> str:
+        """Return the help as it was given."""
+        return self.help
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown options first: argparse would tell of missing arguments instead.
+
+        Raises:
+            UsageError: If an option is unknown, or something else is wrong.
+        """
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for key, _ in flags(args or ()):
+            if key.startswith("--") and key != "--" and key not in known:
+                close = get_close_matches(key, known, n=1)
+                hint = f"Did you mean {close[0]}?" if close else f"It has {', '.join(known)}."
+                raise UsageError(f"{self.command} takes no {key}. {hint}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print with its usage."""
-        raise UsageError(f"{self.prog}: {message}. See python -m lit_foundry {self.prog} --help.")
+        """Raise what argparse would print and exit with."""
+        raise UsageError(f"{self.command}: {message}. See {self.prog} --help.")
 
 
 def unknown_command(word: str) -> str:

@@ -177,9 +177,10 @@ def test_prediction_from_python_equals_the_command(mean_pooled: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--ckpt_pth a.ckpt", "required: --ckpt_path, --format"),
+        ("--ckpt_pth a.ckpt", "export takes no --ckpt_pth. Did you mean --ckpt_path?"),
+        ("--format hf", "required: --ckpt_path"),
         ("--ckpt_path a.ckpt --format onx", "invalid choice: 'onx'"),
-        ("--ckpt_path a.ckpt --format hf --outptu b", "no '--outptu'. Did you mean '--output'?"),
+        ("--ckpt_path a.ckpt --format hf --outptu b", "no --outptu. Did you mean --output?"),
     ],
 )
 def test_mistake_in_the_command_is_one_line(words: str, said: str) -> None:

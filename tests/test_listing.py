@@ -76,7 +76,7 @@ def test_list_leaves_out_what_no_config_can_name() -> None:
     assert names.isdisjoint({"Task", "Step", "DataModule", "TextData", "TextBatch", "Backbone"})
 
 
-@pytest.mark.parametrize("args", [(), ("--help",), ("-h",)])
+@pytest.mark.parametrize("args", [(), ("--help",), ("-h",), ("report", "--help")])
 def test_help_needs_no_torch(args: tuple[str, ...]) -> None:
     assert "usage: python -m lit_foundry" in answer(*args)
 

@@ -87,4 +87,6 @@ class EvaluationRecord(Callback):
         matrix = getattr(task, "results", {}).get(f"{stage}/confusion")
         if matrix is not None:
             names = labels or [str(i) for i in range(len(matrix))]
-            plot_confusion(matrix, names, self.run.path / "plots" / f"{stage}_confusion.png")
+            plot_confusion(
+                matrix.cpu().numpy(), names, self.run.path / "plots" / f"{stage}_confusion.png"
+            )

@@ -73,7 +73,8 @@ class RunRecord(EvaluationRecord):
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the curves; write and print the summary, unless the run was cut short."""
-        plot_curves(self.run.path / "metrics.csv", self.run.path / "plots" / "curves.png")
+        metrics = {self.run.path.name: self.run.path / "metrics.csv"}
+        plot_curves(metrics, self.run.path / "plots" / "curves.png")
         if trainer.received_sigterm or trainer.interrupted:
             return
         self._summarize(trainer, pl_module)
@@ -129,6 +130,7 @@ def _print(summary: dict[str, Any], run: RunFolder) -> None:
     console.print(
         f"""test     {command} test --ckpt_path {checkpoint}
 predict  {command} predict --ckpt_path {checkpoint} --input texts.txt
+report   {command} report {run.path}
 longer   {command} fit --config {run.path / "config.yaml"} --experiment {run.path.parent.name} \\
              --resume required --trainer.max_epochs N""",
         markup=False,

@@ -238,7 +238,7 @@ class TextData(DataModule):
         return {
             "id": table.ids or [str(row) for row in rows],
             "text": [" ".join(text.split()) for text in whole],
-            "tokens": np.sum([column.lengths[list(rows)] for column in columns], axis=0).tolist(),
+            "tokens": np.sum([c.lengths[list(rows)] for c in columns], axis=0).tolist(),
         }
 
     def prepare_data(self) -> None:

@@ -1,0 +1,109 @@
+"""A run as its folder tells of it afterwards, read without torch."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_foundry import plots
+from lit_foundry.predictions import Predictions
+
+COMMAND = "python -m lit_foundry"
+SPLITS = {"test": "Test", "val": "Validation"}
+
+
+def run_folder(path: Path) -> Path:
+    """Return the folder of a run, given itself, its experiment's folder or one of its checkpoints.
+
+    Raises:
+        ValueError: If there is no run.
+    """
+    if path.is_file() and path.parent.name == "checkpoints":
+        path = path.parent.parent
+    numbers = sorted((int(p.name), p) for p in path.glob("*") if p.name.isdigit())
+    for folder in (path, *(p for _, p in reversed(numbers))):
+        if (folder / "config.yaml").is_file():
+            return folder
+    there = next(p for p in (path, *path.parents, Path()) if p.is_dir())
+    places = (there.glob("*/config.yaml"), there.glob("*/*/config.yaml"), Path().glob("runs/*/*/"))
+    runs = {str(p.parent if p.is_file() else p) for place in places for p in place}
+    known = sorted(run for run in runs if Path(run, "config.yaml").is_file())
+    close = [*get_close_matches(str(path), known, n=1, cutoff=0.3), *known][:1]
+    remedy = f"The nearest is {close[0]}." if close else f"Begin one: {COMMAND} fit --config FILE."
+    raise ValueError(
+        f"{path} is no run: a run's folder is runs/NAME/NUMBER and holds a config.yaml. {remedy}"
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder holds; whatever is missing is empty.
+
+    Attributes:
+        path: The folder.
+        name: Experiment and number, or the path where that would be ambiguous.
+        color: Colour in all pictures.
+    """
+
+    path: Path
+    name: str
+    color: str
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Read a JSON file."""
+        path = self.path / name
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        return yaml.safe_load(self.config_text) or {}
+
+    @cached_property
+    def config_text(self) -> str:
+        """The resolved configuration as it was written."""
+        return (self.path / "config.yaml").read_text()
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What the run wrote at its end."""
+        return self.read("summary.json")
+
+    @cached_property
+    def predictions(self) -> dict[str, Predictions]:
+        """Predictions by split."""
+        paths = {split: self.path / "predictions" / f"{split}.parquet" for split in SPLITS}
+        return {split: Predictions.read(p) for split, p in paths.items() if p.exists()}
+
+    @cached_property
+    def metrics(self) -> plots.Series:
+        """Steps and values of each logged metric."""
+        return plots.read_metrics(self.path / "metrics.csv")
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint to evaluate, if there is one."""
+        folder = self.path / "checkpoints"
+        recovery = sorted(folder.glob("recovery-*.ckpt"), key=lambda p: p.stat().st_mtime)
+        best = folder / "best.ckpt"
+        return best if best.exists() else next(reversed(recovery), None)
+
+    @property
+    def resumes(self) -> list[tuple[int, str]]:
+        """Step and file of each resume."""
+        files = [path.name for path in self.path.glob("environment-resumed-at-*.json")]
+        return sorted((int(re.sub(r"\D", "", name)), name) for name in files)
+
+
+def named(folders: Sequence[Path]) -> list[Run]:
+    """Name runs as short as they can be told apart, and give each a colour."""
+    short = ["/".join(path.resolve().parts[-2:]) for path in folders]
+    names = short if len(set(short)) == len(short) else [str(path) for path in folders]
+    pairs = enumerate(zip(folders, names, strict=True))
+    return [Run(path, name, plots.color(i)) for i, (path, name) in pairs]

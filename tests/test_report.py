@@ -1,0 +1,333 @@
+"""The report: one page of one run or of several, and what it says when pieces are missing."""
+
+import base64
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from matplotlib.image import imread
+from sklearn.metrics import precision_recall_fscore_support
+from torchmetrics.classification import MulticlassCalibrationError
+
+from lit_foundry import analysis, cli, past_run, plots, report
+from lit_foundry.predictions import Predictions
+from lit_foundry.usage import UsageError
+from tests.conftest import REPO, reviews, tiny_config, write_config, write_csv
+
+SECTIONS = {
+    "one": ("Run", "Settings", "Curves", "Test split", "Validation split"),
+    "several": ("Runs", "Settings", "Curves", "Test split", "Validation split"),
+}
+PARTS = (
+    "Confusion matrix", "Reliability", "Accuracy against length", "Classes",
+    "Most confident mistakes",
+)  # fmt: skip
+EXTERNAL = re.compile(r"""\b(?:src|href)=(?!"data:|"#)|url\(|@import|<link|<script""")
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny config with its test."""
+    folder = tmp_path_factory.mktemp("report")
+    write_csv(folder / "train.csv", reviews(120, seed=0))
+    write_csv(folder / "test.csv", reviews(40, seed=1))
+    run = cli.main(
+        ["fit", "--config", str(write_config(folder / "tiny.yaml", tiny_config(folder)))]
+    )
+    cli.main(["test", "--ckpt_path", str(run.run.checkpoints / "best.ckpt")])
+    return Path(run.run.path)
+
+
+@pytest.fixture
+def run(fitted: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to be changed."""
+    return Path(shutil.copytree(fitted, tmp_path / "runs" / "tiny" / "1"))
+
+
+def page_of(*runs: Path, output: Path) -> str:
+    report.main([*map(str, runs), "--output", str(output)])
+    return (output / "index.html").read_text()
+
+
+def headings(page: str, level: int) -> list[str]:
+    return re.findall(rf"<h{level}[^>]*>(.*?)</h{level}>", page)
+
+
+def random_predictions(seed: int, count: int = 500, classes: int = 4) -> Predictions:
+    """Make predictions of some skill, with sure ones, a class that is never predicted, and ties."""
+    rng = np.random.default_rng(seed)
+    target = rng.integers(classes, size=count)
+    logits = rng.normal(size=(count, classes)) * 3 + 2 * np.eye(classes)[target]
+    logits[:, -1] = -99
+    logits[:20, 0] = 200  # a probability of exactly 1
+    probs = torch.tensor(logits, dtype=torch.float32).softmax(1).numpy()
+    samples = {"id": [str(i) for i in range(count)], "tokens": rng.integers(3, 90, count).tolist()}
+    return Predictions([f"c{i}" for i in range(classes)], probs, target, samples)
+
+
+def test_page_of_one_run_has_every_section(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report.main([str(run)])
+    page = (run / "report" / "index.html").read_text()
+    assert str(run / "report" / "index.html") in capsys.readouterr().out
+    assert tuple(headings(page, 2)) == SECTIONS["one"]
+    assert tuple(headings(page, 3)) == PARTS * 2
+    scores = json.loads((run / "test.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    told = (f"{scores['test/acc']:.4f}", f"{summary['best_score']:.4f}", "hidden_size: 32")
+    assert [text for text in told if text not in page] == []
+    assert 'class="box missing"' not in page
+
+
+def test_page_stands_alone_and_its_images_lie_beside_it(run: Path, tmp_path: Path) -> None:
+    page = page_of(run, output=tmp_path / "out")
+    assert EXTERNAL.findall(page) == []
+    embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    files = {path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
+    assert {base64.b64decode(image) for image in embedded} == files
+    assert len(files) == 7
+    for image in files:
+        assert imread(BytesIO(image)).std() > 0
+    left = [p.name for p in tmp_path.rglob("*partial*")]
+    assert left == []
+
+
+def test_page_of_two_runs_sets_them_side_by_side(run: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, run.parent / "2"))
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["model"]["init_args"]["optim"]["lr"] = 0.125
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    path = other / "predictions" / "test.parquet"
+    found = Predictions.read(path)
+    replace(found, probs=found.probs[:, ::-1].copy()).write(path)  # wrong where the other is right
+    page = page_of(run, other, output=tmp_path / "out")
+    assert tuple(headings(page, 2)) == SECTIONS["several"]
+    assert headings(page, 3) == ["Agreement", *PARTS] * 2
+    assert "tiny/1" in page
+    assert "tiny/2" in page
+    settings = page[page.index("in which the runs differ") : page.index('id="curves"')]
+    assert re.findall(r"<th scope=\"row\"><code>(.*?)</code>", settings) == [
+        "model.init_args.optim.lr"
+    ]
+    assert "<code>0.125</code>" in settings
+    right = int((found.predicted == found.target).sum())
+    agreement = analysis.agreement(found, Predictions.read(path))
+    assert agreement == analysis.Agreement(0, right, len(found.target) - right, 0)
+    names = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert names >= {"tiny_1_test_confusion.png", "tiny_2_test_confusion.png"}
+    assert names >= {"test_reliability.png", "val_length.png", "curves.png"}
+
+
+def test_markup_in_data_is_text(run: Path, tmp_path: Path) -> None:
+    path = run / "predictions" / "test.parquet"
+    found = Predictions.read(path)
+    evil = "<script>alert(1)</script> & $x_1$ <img src=http://a.example>"
+    samples = dict(found.samples) | {"text": [evil] * len(found.target)}
+    labels = ["<b>neg</b>", "$pos"]
+    Predictions(labels, found.probs, 1 - found.predicted, samples).write(path)
+    page = page_of(run, output=tmp_path / "out")
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; $x_1$" in page
+    assert "&lt;b&gt;neg&lt;/b&gt;" in page
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_error_is_that_of_torchmetrics(seed: int) -> None:
+    found = random_predictions(seed)
+    metric = MulticlassCalibrationError(num_classes=4, n_bins=15, norm="l1")
+    theirs = metric(torch.from_numpy(found.probs), torch.from_numpy(found.target))
+    ours = analysis.calibration(found)
+    assert (found.probs.max(1) == 1).any()
+    assert ours.error == pytest.approx(float(theirs), abs=1e-6)
+    assert ours.count.sum() == len(found.target)
+    assert len(ours.count) == 15
+
+
+def test_calibration_error_is_that_which_the_test_logged(fitted: Path) -> None:
+    found = Predictions.read(fitted / "predictions" / "test.parquet")
+    logged = json.loads((fitted / "test.json").read_text())["test/calibration_error"]
+    assert analysis.calibration(found).error == pytest.approx(logged, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_class_scores_are_those_of_sklearn(seed: int) -> None:
+    found = random_predictions(seed)
+    theirs = precision_recall_fscore_support(
+        found.target, found.predicted, labels=range(4), zero_division=0
+    )
+    ours = analysis.class_scores(analysis.confusion(found))
+    pairs = zip((ours.precision, ours.recall, ours.f1, ours.support), theirs, strict=True)
+    for mine, other in pairs:
+        np.testing.assert_allclose(mine, other)
+
+
+def test_each_sample_falls_into_one_bin_of_length() -> None:
+    found = random_predictions(0)
+    edges = analysis.length_edges([found])
+    bins = analysis.by_length(found, edges)
+    assert bins.count.sum() == 500
+    assert bins.count.min() > 40
+    right = (found.predicted == found.target).sum()
+    assert (bins.accuracy * bins.count).sum() == pytest.approx(right)
+    same = replace(found, samples={"tokens": [7] * 500})
+    assert analysis.length_edges([same]).tolist() == [7, 8]
+
+
+def test_wilson_intervals_are_those_of_the_literature() -> None:
+    # Newcombe, Two-sided confidence intervals for the single proportion, 1998, table I, method 3.
+    low, high = analysis.wilson(np.array([81, 15, 0, 1]), np.array([263, 148, 20, 29]))
+    np.testing.assert_allclose(low, [0.2553, 0.0624, 0.0, 0.0061], atol=2e-4)
+    np.testing.assert_allclose(high, [0.3662, 0.1605, 0.1611, 0.1718], atol=2e-4)
+
+
+def test_mistakes_are_wrong_and_the_most_confident_come_first() -> None:
+    found = random_predictions(0)
+    rows = analysis.confident_mistakes(found)
+    assert len(rows) == 20
+    assert (found.predicted[rows] != found.target[rows]).all()
+    sure = found.probs.max(1)
+    assert (np.diff(sure[rows]) <= 0).all()
+    others = np.setdiff1d(np.flatnonzero(found.predicted != found.target), rows)
+    assert sure[others].max() <= sure[rows].min()
+
+
+def test_runs_on_other_samples_are_not_compared() -> None:
+    found = random_predictions(0)
+    other = replace(found, samples={"id": [f"x{i}" for i in range(500)]})
+    assert analysis.agreement(found, other) is None
+    order = np.random.default_rng(0).permutation(500)
+    ids = {"id": [str(i) for i in order]}
+    shuffled = replace(found, probs=found.probs[order], target=found.target[order], samples=ids)
+    same = analysis.agreement(found, shuffled)
+    assert same is not None
+    assert (same.only_first, same.only_second, same.both + same.neither) == (0, 0, 500)
+
+
+def test_interrupted_run_says_what_is_missing_and_what_makes_it(run: Path, tmp_path: Path) -> None:
+    for name in ("summary.json", "test.json", "predictions/test.parquet"):
+        (run / name).unlink()
+    with (run / "metrics.csv").open("a") as file:
+        file.write("17,0.5")  # half a row, as a killed process leaves it
+    (run / "environment-resumed-at-9.json").write_text((run / "environment.json").read_text())
+    page = page_of(run, output=tmp_path / "out")
+    assert "It has no summary: it was interrupted, or still runs." in page
+    assert "--experiment tiny --resume auto" in page
+    assert f"It has no test yet. <code>{past_run.COMMAND} test --ckpt_path {run}" in page
+    assert "accuracy at step" in page
+    assert "so far" in page
+    assert "at step 9" in page
+    assert tuple(headings(page, 2)) == ("Run", "Settings", "Curves", "Validation split")
+
+
+def test_run_without_predictions_says_how_to_make_them(run: Path, tmp_path: Path) -> None:
+    shutil.rmtree(run / "predictions")
+    page = page_of(run, output=tmp_path / "out")
+    assert "It has no predictions of the test split." in page
+    assert f"{past_run.COMMAND} validate --ckpt_path {run}" in page
+    assert headings(page, 2)[-1] == "Predictions"
+
+
+def test_run_that_only_began_has_a_page(run: Path, tmp_path: Path) -> None:
+    for path in run.iterdir():
+        if path.name != "config.yaml":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = page_of(run, output=tmp_path / "out")
+    assert "It has no checkpoint to evaluate." in page
+    assert "No run has logged a step." in page
+
+
+def test_experiment_stands_for_its_last_run_and_a_checkpoint_for_its_own(run: Path) -> None:
+    for number in ("2", "10"):
+        shutil.copytree(run, run.parent / number)
+    (run.parent / "11").mkdir()  # failed before it began
+    assert past_run.run_folder(run.parent) == run.parent / "10"
+    assert past_run.run_folder(run / "checkpoints" / "best.ckpt") == run
+    assert past_run.run_folder(run) == run
+
+
+def test_folder_that_is_no_run_is_told_with_the_nearest(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"tiyn is no run: .* The nearest is runs/tiny/1\."):
+        report.main(["runs/tiyn"])
+    with pytest.raises(ValueError, match=r"rnus/tiny/1 is no run: .* nearest is runs/tiny/1\."):
+        report.main(["rnus/tiny/1"])
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(ValueError, match=r"no run: .* fit --config FILE\."):
+        report.main(["runs/tiny"])
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("a --outptu b", "report takes no --outptu. Did you mean --output?"),
+        ("--outptu=b", "report takes no --outptu. Did you mean --output?"),
+        ("--xyz", "report takes no --xyz. It has --help, --output."),
+        ("--out a", "report takes no --out. Did you mean --output?"),
+        ("", "report: the following arguments are required: RUN. See "),
+        ("a --output", "report: argument --output: expected one argument. See "),
+    ],
+)
+def test_mistake_on_the_command_line_is_one_line(words: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        report.main(words.split())
+    assert str(caught.value).startswith(said)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_failure_leaves_the_old_report(run: Path, tmp_path: Path) -> None:
+    page = page_of(run, output=tmp_path / "out")
+    (run / "predictions" / "val.parquet").write_bytes(b"half")
+    with pytest.raises(Exception, match="Parquet"):
+        page_of(run, output=tmp_path / "out")
+    assert (tmp_path / "out" / "index.html").read_text() == page
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "out"}
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        page_of(run, output=run / "config.yaml")
+
+
+def test_report_needs_no_torch(run: Path) -> None:
+    code = f"""
+import sys
+from lit_foundry.report import main
+main([{str(run)!r}])
+sys.exit(f"imported {{found}}" if (found := {{"torch", "lightning"}} & set(sys.modules)) else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(run: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "others" / "tiny" / "1"))
+    assert [r.name for r in past_run.named([run, other])] == [str(run), str(other)]
+
+
+def test_curves_draw_long_noisy_series_and_many_classes(tmp_path: Path) -> None:
+    with (tmp_path / "metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["step", "train/loss"], *([i, 1 / (i + 1)] for i in range(100))])
+    assert plots.plot_curves({"a$": tmp_path / "metrics.csv"}, tmp_path / "curves.png")
+    assert not plots.plot_curves({"a": tmp_path / "none.csv"}, tmp_path / "none.png")
+    plots.plot_confusion(np.eye(80), [f"class {i}" for i in range(80)], tmp_path / "many.png")
+    assert max(imread(tmp_path / "many.png").shape) < 2500
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(42.1, "0 min 42 s"), (119.6, "2 min 00 s"), (7261, "2 h 01 min")]
+)
+def test_times_are_written_as_one_reads_them(seconds: float, said: str) -> None:
+    assert report.duration(seconds) == said
