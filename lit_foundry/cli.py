@@ -195,7 +195,9 @@ class FoundryCLI(LightningCLI):
             limits.max_epochs = self.config_init[self.config.subcommand].trainer.max_epochs = 1
         if self.config.subcommand != "fit":
             ckpt = Path(config.ckpt_path)
-            extra: list[Any] = [ScoreRecord(ckpt), ProgressBar()]
+            assert self.checkpoint is not None
+            score = ScoreRecord(ckpt, self.checkpoint["global_step"])
+            extra: list[Any] = [score, ProgressBar()]
             if self.config.subcommand == "predict":
                 extra.append(PredictionWriter(self.data.labels, config.output))
             return self._trainer_with(extra, logger=False)

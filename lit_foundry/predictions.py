@@ -67,7 +67,10 @@ class Predictions:
         Raises:
             ValueError: If it is another file.
         """
-        table = pq.read_table(path)
+        try:
+            table = pq.read_table(path)
+        except pa.ArrowException as error:
+            raise ValueError(f"{path} is damaged ({error}); test writes it anew.") from error
         about = json.loads((table.schema.metadata or {}).get(b"lit_foundry", "{}"))
         if "labels" not in about:
             raise ValueError(f"{path} holds no predictions of lit_foundry; test writes them anew.")

@@ -90,6 +90,7 @@ def test_test_needs_only_the_checkpoint(best: Path, capsys: pytest.CaptureFixtur
     assert (said.predicted == said.target).mean() == pytest.approx(scores["test/acc"])
     assert said.samples["text"] == list(cli.datamodule.table("test").texts)
     assert min(said.samples["tokens"]) > 4
+    assert said.step == torch.load(best, weights_only=True)["global_step"] > 0
 
 
 def test_predictions_of_the_validation_are_those_of_the_best_checkpoint(
@@ -212,3 +213,10 @@ def test_overfit_batches_is_refused_with_what_to_set(tiny: Path) -> None:
 def test_numbers_given_in_the_config_are_never_overridden(tiny: Path) -> None:
     with pytest.raises(ValueError, match=r"num_classes=3, but TextFiles has 2; set model.num_cl"):
         main(["fit", "--config", str(tiny), "--model.num_classes", "3"])
+
+
+def test_damaged_predictions_are_told_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "test.parquet"
+    file.write_bytes(b"PAR1 torn")
+    with pytest.raises(ValueError, match=r"test.parquet is damaged .*; test writes it anew"):
+        Predictions.read(file)

@@ -149,7 +149,7 @@ def test_only_the_first_mistakes_are_told(tiny: Path) -> None:
     ("word", "said"),
     [
         ("fti", "'fti' is no command. Did you mean 'fit'?"),
-        ("xyz", "There is fit, validate, test, predict, report, list."),
+        ("xyz", "There is fit, validate, test, predict, export, report, list."),
         ("--config", "comes after the command: python -m lit_foundry fit --config"),
     ],
 )

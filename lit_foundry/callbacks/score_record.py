@@ -16,14 +16,15 @@ class ScoreRecord(EvaluationRecord):
     Args:
         ckpt_path: The checkpoint, ``<run>/checkpoints/NAME.ckpt``; one that lies elsewhere
             gets the files in a folder named after it.
+        step: Optimizer steps that its network had taken.
     """
 
-    def __init__(self, ckpt_path: Path) -> None:
+    def __init__(self, ckpt_path: Path, step: int = 0) -> None:
         super().__init__(RunFolder.of(ckpt_path))
-        self.ckpt_path = ckpt_path
+        self.ckpt_path, self.step = ckpt_path, step
 
     def _write(self, trainer: Trainer, task: Any, stage: str) -> None:
-        self.record(trainer, task, stage, trainer.global_step)
+        self.record(trainer, task, stage, self.step)
         if not trainer.is_global_zero:
             return
         scores = {
@@ -35,8 +36,8 @@ class ScoreRecord(EvaluationRecord):
         content = {"checkpoint": str(self.ckpt_path), "data": data.fingerprint(), **scores}
         print(f"Scores written to {self.run.write(f'{stage}.json', content)}")
         if tracker := tracker_of(self.run.path):
-            tracker.log_metrics(scores, trainer.global_step)
-            tracker.log_evaluation(stage, trainer.global_step)
+            tracker.log_metrics(scores, self.step)
+            tracker.log_evaluation(stage, self.step)
             tracker.finalize("success")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
