@@ -149,11 +149,12 @@ class Agreement:
 def agreement(first: Predictions, second: Predictions) -> Agreement | None:
     """Compare two runs sample by sample; None if they did not see the same ones."""
 
-    def table(run: Predictions) -> dict[tuple[str, str], bool]:
-        ids = run.samples.get("id", ())
-        names = (run.labels[i] for i in run.target)
-        right = (run.predicted == run.target).tolist()
-        return dict(zip(zip(map(str, ids), names, strict=False), right, strict=False))
+    def table(run: Predictions) -> dict[tuple[str, ...], bool]:
+        # Ids may be row numbers, which other files have too.
+        columns = [run.samples[name] for name in ("id", "text") if name in run.samples]
+        names = [run.labels[i] for i in run.target]
+        keys = ((*map(str, key),) for key in zip(*columns, names, strict=True))
+        return dict(zip(keys, (run.predicted == run.target).tolist(), strict=True))
 
     one, two = table(first), table(second)
     if one.keys() != two.keys() or not len(one) == len(first.target) == len(second.target):

@@ -1,8 +1,8 @@
 """Write the network of a checkpoint in a form that others load, once its outputs were compared."""
 
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,10 +80,15 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
         "data": data.recipe(),
         "data_state": state | {"tokenizer": list(state.get("tokenizer", ()))},
     }
+    if format == "hf" and getattr(data, "truncation", "") == "head_tail":
+        print(
+            f"Note: of texts over {data.max_length} tokens, transformers keeps the head, where "
+            "training kept head and tail, as lit_foundry.load does."
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    partial.mkdir()
     try:
-        partial.chmod(0o755)  # mkdtemp lets nobody else read
         data.save_preprocessor(partial, network.inputs)
         {"hf": write_hf, "onnx": write_onnx, "torch": write_torch}[format](
             network, partial, data.labels
@@ -97,7 +102,10 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
 
 
 def replace_folder(new: Path, old: Path) -> None:
-    """Move a folder to where another may lie, which goes only once the new one is there."""
+    """Move a folder to where another may lie, which goes only once the new one is there.
+
+    A process killed between the two renames leaves both beside it, whole, under hidden names.
+    """
     if not old.exists():
         new.rename(old)
         return
@@ -184,14 +192,15 @@ def compare(network: Network, folder: Path, format: str, facts: Mapping[str, int
         CheckpointError: If it exceeds the format's tolerance.
     """
     logits = exported_logits(folder, format, network.inputs)
-    worst = 0.0
+    differences = []
     for rows, size in SHAPES:
         values = network.example(rows, min(size, facts["max_length"]))
         expected = network(*values)
         found = logits(dict(zip(network.inputs, values, strict=True)))
         scale = max(1.0, float(expected.abs().max()))
-        worst = max(worst, float((found - expected).abs().max()) / scale)
-    if not worst <= TOLERANCE[format]:  # also of NaN
+        differences.append((found - expected).abs().max() / scale)
+    worst = float(torch.stack(differences).max())
+    if not worst <= TOLERANCE[format]:  # NaN is not
         raise CheckpointError(
             f"--format {format}: logits differ from the checkpoint's by {worst:.1e}, where "
             f"{TOLERANCE[format]:.0e} is allowed; nothing was exported. Try another format."

@@ -69,7 +69,7 @@ class Predictions:
         """
         try:
             table = pq.read_table(path)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} is damaged ({error}); test writes it anew.") from error
         about = json.loads((table.schema.metadata or {}).get(b"lit_foundry", "{}"))
         if "labels" not in about:

@@ -39,14 +39,14 @@ def main(args: list[str]) -> None:
 
 
 def write(folders: Sequence[Path], output: Path) -> Path:
-    """Write page and images, all or nothing, and return the page's path.
+    """Write page and images, the page last, and return its path.
 
     Raises:
         ValueError: If the output is no folder.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; name a folder, which may be new.")
-    partial = output.with_name(f".{output.name}.partial")
+    partial = output.resolve().with_name(f".{output.resolve().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         page = render(named(folders), partial)

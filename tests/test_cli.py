@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -217,6 +218,11 @@ def test_numbers_given_in_the_config_are_never_overridden(tiny: Path) -> None:
 
 def test_damaged_predictions_are_told_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "test.parquet"
-    file.write_bytes(b"PAR1 torn")
-    with pytest.raises(ValueError, match=r"test.parquet is damaged .*; test writes it anew"):
-        Predictions.read(file)
+    rows = 500
+    probs = np.random.default_rng(0).random((rows, 2), np.float32)
+    Predictions(["a", "b"], probs, np.zeros(rows, np.int64)).write(file)
+    whole = file.read_bytes()
+    for torn in (b"PAR1 torn", whole[:100] + bytes(1000) + whole[1100:]):
+        file.write_bytes(torn)
+        with pytest.raises(ValueError, match=r"test.parquet is damaged .*; test writes it anew"):
+            Predictions.read(file)

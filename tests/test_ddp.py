@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lit_foundry.checkpoint import read_checkpoint
+from lit_foundry.predictions import Predictions
 from tests.conftest import REPO, tiny_config, write_config
 
 
@@ -46,6 +47,14 @@ def test_two_ranks_train_and_score_like_one(tiny: Path) -> None:
         ends[ranks] = read_checkpoint(last), scores
         assert not (tiny.parent / "runs" / str(ranks) / "2").exists()
     one, two = ends[1], ends[2]
+    said = [
+        Predictions.read(tiny.parent / "runs" / str(ranks) / "1" / "predictions" / "test.parquet")
+        for ranks in (1, 2)
+    ]
+    assert said[0].samples == said[1].samples
+    assert len(said[0].samples["id"]) == 11
+    assert said[0].target.tolist() == said[1].target.tolist()
+    assert abs(said[0].probs - said[1].probs).max() < 1e-5
     assert one[0]["global_step"] == two[0]["global_step"] == 18
     for name, want in one[0]["state_dict"].items():
         assert (two[0]["state_dict"][name] - want).abs().max() < 1e-5, name

@@ -44,11 +44,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
 TEXTS = ["a bright story with great actors", "dull", "an awful plot " * 30, "", "the city at night"]
 
 
-def train(folder: Path, **backbone: Any) -> Path:
+def train(folder: Path, data: dict[str, Any] | None = None, **backbone: Any) -> Path:
     """Fit a few steps; return the checkpoint."""
     write_csv(folder / "train.csv", reviews(60, seed=0))
     config = tiny_config(folder)
     config["model"]["init_args"]["backbone"]["init_args"] = backbone
+    config["data"]["init_args"] |= data or {}
     path = write_config(folder / "tiny.yaml", config)
     cli = main(
         ["fit", "--config", str(path), "--trainer.max_steps", "6", "--model.optim.lr", "0.005"]
@@ -71,6 +72,17 @@ def test_export_predicts_as_the_checkpoint(best: Path, format: str) -> None:
     assert found.labels == expected.labels
     torch.testing.assert_close(found.probs, expected.probs, atol=1e-4, rtol=0)
     assert expected.probs.std(0).max() > 1e-3  # or else the comparison says nothing
+
+
+def test_pipeline_cuts_long_texts_where_training_did(tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    best = train(tmp_path, {"truncation": "tail"}, config=SIZES)
+    pipe = pipeline("text-classification", str(exporting.export(best, "hf")), device="cpu")
+    text = "dull night " * 30 + "great lovely bright story " * 30
+    [found] = pipe([text], truncation=True)
+    prob = float(lit_foundry.load(best).predict(text).probs.max())
+    assert found["score"] == pytest.approx(prob, abs=1e-5)
 
 
 def test_pipeline_of_transformers_loads_the_folder(best: Path) -> None:
@@ -96,14 +108,15 @@ def test_network_that_transformers_lacks_is_refused_by_name(mean_pooled: Path) -
     assert list((mean_pooled.parent.parent / "export").iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [1e-3, float("nan")])
 def test_failing_export_leaves_the_older_one(
-    mean_pooled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: float, mean_pooled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = exporting.export(mean_pooled, "torch", tmp_path / "model")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     forward = exporting.Network.forward
     monkeypatch.setattr(
-        exporting.Network, "forward", lambda self, *values: forward(self, *values) + 1e-3
+        exporting.Network, "forward", lambda self, *values: forward(self, *values) + error
     )
     compare = exporting.compare
 

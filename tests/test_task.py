@@ -22,6 +22,7 @@ from lit_foundry.nn.text import TextEncoder, masked_mean
 from lit_foundry.optim import OptimConfig, lr_factor
 from lit_foundry.run import MetricsCSV
 from lit_foundry.tasks import Classification, Finetune, Stage, Step
+from lit_foundry.tasks.base import seed_dropout
 from tests.conftest import reviews, tiny_config, write_csv
 
 # Frozen blocks are meant to be in eval mode.
@@ -475,3 +476,12 @@ def test_init_from_lists_the_tensors_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not fit the model") as error:
         trainer(max_steps=1).fit(wide, data(tmp_path))
     assert "embed.weight: (400, 8) in the checkpoint, (400, 12) in the model" in str(error.value)
+
+
+def test_dropout_is_seeded_as_torch_does_but_queues_nothing() -> None:
+    queued = len(torch.cuda._queued_calls)
+    for seed in (0, 7, 2**62 + 5):
+        seed_dropout(seed, torch.device("cpu"))
+        ours = torch.rand(5)
+        assert len(torch.cuda._queued_calls) == queued
+        assert torch.equal(ours, torch.rand(5, generator=torch.Generator().manual_seed(seed)))

@@ -24,17 +24,22 @@ class SampleOutputs:
         self._parts.clear()
 
     def add(self, outputs: Mapping[str, Tensor] | None) -> None:
-        """Keep a batch, on its device; None yields nothing of a single sample."""
+        """Keep a batch, on the CPU; None yields nothing of a single sample."""
         if outputs:
-            self._parts.append({name: value.detach() for name, value in outputs.items()})
+            self._parts.append({name: value.detach().cpu() for name, value in outputs.items()})
 
     def gather(self, trainer: Trainer) -> dict[str, Tensor]:
-        """Return the samples of all ranks, in the order of the split; every rank has to call it."""
-        parts = [{name: value.cpu() for name, value in part.items()} for part in self._parts]
+        """Return the samples of all ranks on rank 0, in the order of the split, and forget them.
+
+        Every rank has to call it; other ranks get nothing.
+        """
+        parts, self._parts = self._parts, []
         if trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, parts)
-            parts = [part for rank in gathered for part in rank]
+            gathered: list[Any] | None = None
+            if trainer.is_global_zero:
+                gathered = [None] * trainer.world_size
+            torch.distributed.gather_object(parts, gathered)
+            parts = [part for rank in gathered or () for part in rank]
         if not parts:
             return {}
         order = torch.cat([part["index"] for part in parts]).argsort()

@@ -5,11 +5,12 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from lit_foundry.callbacks.best import Best
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord
 from lit_foundry.callbacks.throughput import Throughput
 from lit_foundry.checkpoint import newest
@@ -104,9 +105,10 @@ class RunRecord(EvaluationRecord):
         _print(summary, self.run)
 
 
-def _best(trainer: Trainer) -> ModelCheckpoint | None:
+def _best(trainer: Trainer) -> Best | None:
+    """Return our own, not a ModelCheckpoint that the user adds."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((c for c in callbacks if isinstance(c, ModelCheckpoint)), None)
+    return next((c for c in callbacks if isinstance(c, Best)), None)
 
 
 def _print(summary: dict[str, Any], run: RunFolder) -> None:

@@ -322,4 +322,5 @@ class TextData(DataModule):
         tokenizer.model_input_names = [name for name in inputs if name in self.batch_fields]
         tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
         tokenizer.model_max_length = self.max_length
+        tokenizer.truncation_side = "left" if self.truncation == "tail" else "right"
         tokenizer.save_pretrained(folder)

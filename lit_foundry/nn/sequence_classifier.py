@@ -19,7 +19,7 @@ def sequence_classifier(backbone: nn.Module, head: nn.Module, labels: Sequence[s
     """Build the ``AutoModelForSequenceClassification`` that computes the same logits.
 
     Args:
-        backbone: Encoder, whose weights are shared and not copied.
+        backbone: Encoder, whose weights are copied.
         head: The family's own head on it.
         labels: Names of the classes, in the order of the outputs.
 

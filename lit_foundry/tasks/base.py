@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback, Timer
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -38,12 +39,15 @@ class Step:
             optimizer step are averaged over the terms of all its micro-batches and ranks.
         preds: What the metrics score, None to score nothing.
         target: What ``preds`` is scored against.
+        probs: Probability of each class, shape (B, C), where ``target`` is a class of each sample
+            of the batch, shape (B,): what the record of an evaluation keeps.
     """
 
     loss: Tensor
     count: Tensor | int
     preds: Tensor | None = None
     target: Tensor | None = None
+    probs: Tensor | None = None
 
 
 class Task(Recorded, LightningModule, ABC):
@@ -242,8 +246,11 @@ class Task(Recorded, LightningModule, ABC):
             self.log("train/skipped_steps", 1.0, reduce_fx="sum", on_step=False, on_epoch=True)
             optimizer.zero_grad()  # without gradients, the optimizer touches nothing
         self.log("train/loss", total / count, prog_bar=True)
-        # Each logged value takes a fifth of a millisecond: only where a logger will read it.
-        if self.trainer._logger_connector.should_update_logs:
+        # Each logged value takes a fifth of a millisecond: only where a logger will read it. A
+        # timer stops the run, and has its last step logged, when it is too late to add to it.
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        timed = any(isinstance(callback, Timer) for callback in callbacks)
+        if timed or self.trainer._logger_connector.should_update_logs:
             rates: dict[str, float] = {}  # of a part's groups, the highest
             for group in optimizer.param_groups:
                 rates[group["part"]] = max(group["lr"], rates.get(group["part"], 0.0))
@@ -304,7 +311,7 @@ def seed_dropout(seed: int, device: torch.device) -> None:
 
 
 def _of_samples(batch: Mapping[str, Any], step: Step) -> dict[str, Tensor] | None:
-    """Return what callbacks keep of each sample, None where a step predicts no samples."""
-    if step.preds is None or step.target is None or len(step.preds) != len(batch["index"]):
+    """Return what callbacks keep of each sample, None where a step classifies no samples."""
+    if step.probs is None or step.target is None:
         return None
-    return {"index": batch["index"], "prob": step.preds, "target": step.target}
+    return {"index": batch["index"], "prob": step.probs, "target": step.target}

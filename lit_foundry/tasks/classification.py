@@ -91,7 +91,8 @@ class Classification(Task):
         loss = F.cross_entropy(logits, label, self.class_weights, label_smoothing=smoothing)
         # Weighted, the loss averages over the weights of the labels.
         count = len(label) if self.class_weights is None else self.class_weights[label].sum()
-        return Step(loss, count, preds=logits.softmax(-1), target=label)
+        probs = logits.softmax(-1)
+        return Step(loss, count, preds=probs, target=label, probs=probs)
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return each sample's ``index`` (B,) and ``prob`` (B, C)."""
