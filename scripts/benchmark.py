@@ -1,14 +1,14 @@
 """Time lit_foundry against what one would run instead, in turn, on the same work.
 
-usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_tokens N] [--rounds N]
+usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_tokens N] [--steps N] [--rounds N]
        python scripts/benchmark.py overhead [--steps N] [--rounds N]
        python scripts/benchmark.py startup [--rounds N]
        each with --json FILE to keep the figures
 
-  finetune  MiniLM on IMDb at 512 tokens: unpadded training tokens per second of lit_foundry, and of
-            the transformers Trainer with random batches and with group_by_length; the same weights,
-            texts, precision, optimizer and number of steps
-  overhead  milliseconds per step beyond a plain PyTorch loop, on a network of embeddings and a head
+  finetune  MiniLM on IMDb at 512 tokens: unpadded training tokens per second of lit_foundry, and
+            of the transformers Trainer with random batches and with group_by_length; the same
+            weights, texts, precision and optimizer, and on average as many texts in a step
+  overhead  milliseconds per step beyond a plain PyTorch loop, on an average of word vectors
   startup   seconds from the start of `fit` on the demo to its first step, beyond imports
 
 Every contestant runs in a process of its own, one after the other, round after round; medians over
@@ -40,8 +40,7 @@ class Meter:
     """Counts what every loader of torch yields, and the time that the loop waits for it."""
 
     def __init__(self) -> None:
-        self.waited = 0.0
-        self.real = self.padded = self.batches = 0
+        self.batches: list[tuple[int, int, float]] = []  # real tokens, all tokens, seconds waited
 
     def install(self) -> "Meter":
         """Measure all loaders of this process."""
@@ -52,24 +51,24 @@ class Meter:
         def timed(loader: Any) -> Any:
             start = time.perf_counter()
             batch = take(loader)
-            self.waited += time.perf_counter() - start
-            self.batches += 1
-            self.real += int(batch["attention_mask"].sum())
-            self.padded += batch["attention_mask"].numel()
+            waited, mask = time.perf_counter() - start, batch["attention_mask"]
+            self.batches.append((int(mask.sum()), mask.numel(), waited))
             return batch
 
         _BaseDataLoaderIter.__next__ = timed  # type: ignore[method-assign]
         return self
 
-    def figures(self, seconds: float) -> Figures:
-        """Return rates and shares of a training that took so long."""
+    def figures(self, seconds: float, steps: int) -> Figures:
+        """Return rates and shares of so many steps, which took so long."""
+        # Loops fetch a batch more than they train on.
+        real, padded, waited = map(sum, zip(*self.batches[:steps], strict=True))
         return {
-            "tokens/s": self.real / seconds,
+            "tokens/s": real / seconds,
             "seconds": seconds,
-            "steps": self.batches,
-            "tokens": self.real,
-            "padding": 1 - self.real / self.padded,
-            "waiting for data": self.waited / seconds,
+            "steps": steps,
+            "tokens": real,
+            "padding": 1 - real / padded,
+            "waiting for data": waited / seconds,
         }
 
 
@@ -78,9 +77,10 @@ def stopwatch(base: type) -> Any:
 
     class Stopwatch(base):  # type: ignore[misc]
         start = first = end = 0.0
-        parameters = 0
+        parameters = epoch_steps = 0
 
         def on_train_start(self, trainer: Any, task: Any) -> None:
+            self.epoch_steps = trainer.num_training_batches
             self.parameters = sum(p.numel() for p in task.parameters())
             self.start = time.perf_counter()
 
@@ -125,7 +125,7 @@ def text_files(batch: dict[str, int], tokenizer: Any, max_length: int) -> dict[s
     return {"class_path": "TextFiles", "init_args": files | {"max_length": max_length} | batch}
 
 
-def finetune_foundry(batch_tokens: int, **_: Any) -> Figures:
+def finetune_foundry(batch_tokens: int, texts: int, steps: int, **_: Any) -> Figures:
     """Fine-tune with lit_foundry."""
     backbone = {"pretrained": MINILM, "dropout": 0.0}
     config = {
@@ -138,15 +138,16 @@ def finetune_foundry(batch_tokens: int, **_: Any) -> Figures:
             },
         },
         "data": text_files({"batch_tokens": batch_tokens}, MINILM, 512),
-        "trainer": quiet({"max_epochs": 1, "log_every_n_steps": 10}),
+        "trainer": quiet({"max_steps": steps, "log_every_n_steps": 10}),
     }
     meter = Meter().install()
     watch = fit(config)
-    return meter.figures(watch.end - watch.start)
+    rows = texts / watch.epoch_steps
+    return meter.figures(watch.end - watch.start, steps) | {"rows/step": rows}
 
 
-def finetune_trainer(strategy: str, steps: int, **_: Any) -> Figures:
-    """Fine-tune with the transformers Trainer, in as many steps."""
+def finetune_trainer(strategy: str, steps: int, rows: int, **_: Any) -> Figures:
+    """Fine-tune with the transformers Trainer, with as many rows in each step."""
     import datasets
     import torch
     import transformers as hf
@@ -179,8 +180,8 @@ def finetune_trainer(strategy: str, steps: int, **_: Any) -> Figures:
     watch = Watch()
     args = hf.TrainingArguments(
         "out",
-        per_device_train_batch_size=-(-len(data) // steps),
-        num_train_epochs=1,
+        per_device_train_batch_size=rows,
+        max_steps=steps,
         learning_rate=1e-4,
         max_grad_norm=1.0,
         train_sampling_strategy=strategy,
@@ -194,18 +195,12 @@ def finetune_trainer(strategy: str, steps: int, **_: Any) -> Figures:
     trainer = hf.Trainer(model, args, train_dataset=data, data_collator=collate, callbacks=[watch])
     meter = Meter().install()
     trainer.train()
-    return meter.figures(watch.end - watch.start)
-
-
-TINY = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 0, "num_attention_heads": 1}
-TINY |= {"intermediate_size": 32, "max_position_embeddings": 32, "hidden_dropout_prob": 0.0}
-TINY |= {"attention_probs_dropout_prob": 0.0}
+    return meter.figures(watch.end - watch.start, steps) | {"rows/step": rows}
 
 
 def overhead_foundry(steps: int, **_: Any) -> Figures:
     """Time the steps of lit_foundry's loop, all that a run records included."""
-    backbone = {"class_path": "TextEncoder", "init_args": {"config": TINY, "vocab_size": 400}}
-    task = {"backbone": backbone, "optim": {"lr": 1e-3}}
+    task = {"backbone": {"class_path": "word_average.WordAverage"}, "optim": {"lr": 1e-3}}
     tokenizer = {"kind": "wordpiece", "vocab_size": 400}
     watch = fit(
         {
@@ -222,14 +217,15 @@ def overhead_plain(steps: int, **_: Any) -> Figures:
     """Time a plain loop on the same network, with batches at hand."""
     import torch
     import torch.nn.functional as F
+    from word_average import WordAverage
 
-    from lit_foundry import TextEncoder, TextFiles, TrainTokenizer
+    from lit_foundry import TextFiles, TrainTokenizer
 
     data = TextFiles(
         TrainTokenizer(vocab_size=400), "train.jsonl", "val.jsonl", max_length=16, batch_size=4
     )
     batches = list(data.train_dataloader())
-    encoder = TextEncoder(config=TINY, vocab_size=400)
+    encoder = WordAverage()
     head = encoder.classifier(2, 0.0)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, 1e-3)
@@ -334,7 +330,7 @@ def rounds(benchmark: str, options: dict[str, Any]) -> Iterator[tuple[str, Figur
         for number in range(options["rounds"]):
             for contestant in contestants:
                 figures = measure(benchmark, contestant, options, folder)
-                options.setdefault("steps", int(figures.get("steps", 0)))  # of finetune, ours
+                options.setdefault("rows", round(figures.get("rows/step", 0)))  # ours
                 print(f"round {number + 1}, {contestant}: {shown(figures)}", file=sys.stderr)
                 yield contestant, figures
 
@@ -360,7 +356,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(usage=(__doc__ or "").split("usage: ")[1].split("\n\n")[0])
     parser.add_argument("benchmark", choices=BENCHMARKS)
     parser.add_argument("--imdb", help="folder of IMDb, as data.root takes it")
-    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--texts", type=int, default=8192)
     parser.add_argument("--batch_tokens", type=int, default=8192)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=3)
@@ -371,9 +367,7 @@ def main() -> None:
         parser.error("finetune needs --imdb DIR")
     if options["imdb"]:
         options["imdb"] = str(Path(options["imdb"]).resolve())
-    if options["steps"] is None:
-        del options["steps"]
-        options |= {"steps": 500} if benchmark == "overhead" else {}
+    options["steps"] = options["steps"] or {"overhead": 2000}.get(benchmark, 10)
     found: dict[str, list[Figures]] = {}
     for contestant, figures in rounds(benchmark, options):
         found.setdefault(contestant, []).append(figures)

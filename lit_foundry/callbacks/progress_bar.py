@@ -32,6 +32,9 @@ class ProgressBar(TQDMProgressBar):
         done: float | None = getattr(pl_module, "run_progress", None)
         if not trainer.training or done is None:
             return items
+        loss = getattr(pl_module, "step_loss", None)
+        if loss is not None:
+            items["train/loss"] = f"{float(loss):.3f}"
         if self._from is None:
             self._from = done, time.monotonic()
         speed = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]

@@ -65,6 +65,7 @@ class Task(Recorded, LightningModule, ABC):
         train_metrics: Those worth their cost in training.
 
     Attributes:
+        step_loss: Training loss of the last optimizer step, a scalar on the device.
         run_progress: Fraction of the run that was done when the current step began.
         results: Matrices and other metrics of the last epoch that are no scalars, by log key.
     """
@@ -91,6 +92,7 @@ class Task(Recorded, LightningModule, ABC):
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.results: dict[str, Tensor] = {}
         self.run_progress = 0.0
+        self.step_loss: Tensor | None = None
         self._window = Window()
         self._options: list[dict[str, Any]] = []
         self._unfit: CheckpointError | None = None
@@ -245,16 +247,25 @@ class Task(Recorded, LightningModule, ABC):
             self._name_nonfinite(total)
             self.log("train/skipped_steps", 1.0, reduce_fx="sum", on_step=False, on_epoch=True)
             optimizer.zero_grad()  # without gradients, the optimizer touches nothing
-        self.log("train/loss", total / count, prog_bar=True)
-        # Each logged value takes a fifth of a millisecond: only where a logger will read it. A
-        # timer stops the run, and has its last step logged, when it is too late to add to it.
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        timed = any(isinstance(callback, Timer) for callback in callbacks)
-        if timed or self.trainer._logger_connector.should_update_logs:
+        self.step_loss = total / count
+        if self._will_be_logged():
             rates: dict[str, float] = {}  # of a part's groups, the highest
             for group in optimizer.param_groups:
                 rates[group["part"]] = max(group["lr"], rates.get(group["part"], 0.0))
+            self.log("train/loss", self.step_loss, prog_bar=True)
             self.log_dict({"train/grad_norm": norm} | {f"lr/{k}": v for k, v in rates.items()})
+
+    def _will_be_logged(self) -> bool:
+        """Tell whether someone may read the metrics of this step: logging them all takes 1.5 ms.
+
+        A timer stops the run, and has its last step logged, when it is too late to add to it.
+        """
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return (
+            self.trainer._logger_connector.should_update_logs
+            or self.trainer.is_last_batch
+            or any(isinstance(callback, Timer) for callback in callbacks)
+        )
 
     def _name_nonfinite(self, total: Tensor) -> None:
         """Warn of a step that is skipped, naming this rank's samples that may have caused it."""
