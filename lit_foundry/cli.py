@@ -56,7 +56,7 @@ SIGTERM_EXIT = 143  # 128 + 15, what shells and schedulers expect of a terminate
 
 
 class NoProfiler(PassThroughProfiler):
-    """Profiles nothing, in less time than Lightning's own, which is asked a hundred times a step."""
+    """Profiles nothing, faster than Lightning does: it is asked a hundred times a step."""
 
     _nothing = nullcontext()
 

@@ -1,6 +1,7 @@
 """Write the network of a checkpoint in a form that others load, once its outputs were compared."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -172,6 +173,9 @@ def write_torch(network: Network, folder: Path, labels: Sequence[str]) -> None:
 
 def write_onnx(network: Network, folder: Path, labels: Sequence[str]) -> None:
     """Write an ONNX model."""
+    # It warns of operators of torchvision, which no network here needs, where that is missing.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    size = sum(p.numel() * p.element_size() for p in network.parameters())
     torch.onnx.export(
         network,
         network.example(3, 17),
@@ -180,6 +184,7 @@ def write_onnx(network: Network, folder: Path, labels: Sequence[str]) -> None:
         output_names=["logits"],
         dynamic_shapes={"values": dynamic_shapes(network)},
         dynamo=True,
+        external_data=size > 1.5e9,  # a file of protobuf holds at most 2 GB
         verbose=False,
     )
 

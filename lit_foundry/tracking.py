@@ -11,12 +11,10 @@ import os
 import queue
 import secrets
 import shlex
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -152,8 +150,7 @@ class WandbTracker(Logger):
     def _give_up(self, why: str) -> None:
         assert self._process is not None
         self._failed = True
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # the service of wandb as well
+        self._process.kill()
         _end_of(self._process, 1)
         _log.warning(
             "Tracking with Weights & Biases %s, and the run goes on without it; see "

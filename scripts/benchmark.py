@@ -1,9 +1,9 @@
 """Time lit_foundry against what one would run instead, in turn, on the same work.
 
-usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_tokens N] [--steps N] [--rounds N]
-       python scripts/benchmark.py overhead [--steps N] [--rounds N]
-       python scripts/benchmark.py startup [--rounds N]
-       each with --json FILE to keep the figures
+usage: python scripts/benchmark.py finetune --imdb DIR [--batch_tokens N] [--steps N]
+       python scripts/benchmark.py overhead [--steps N]
+       python scripts/benchmark.py startup
+       each with --rounds N, and --json FILE to keep the figures; finetune with --texts N
 
   finetune  MiniLM on IMDb at 512 tokens: unpadded training tokens per second of lit_foundry, and
             of the transformers Trainer with random batches and with group_by_length; the same

@@ -319,8 +319,9 @@ class TextData(DataModule):
         """
         files = tokenizer_files(self.tokenizer)
         tokenizer = tokenizer_from_files(files)  # a copy
-        tokenizer.model_input_names = [name for name in inputs if name in self.batch_fields]
-        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
         tokenizer.model_max_length = self.max_length
         tokenizer.truncation_side = "left" if self.truncation == "tail" else "right"
+        tokenizer.model_input_names = [name for name in inputs if name in self.batch_fields]
+        for name in ("truncation_side", "model_input_names"):  # what save_pretrained writes
+            tokenizer.init_kwargs[name] = getattr(tokenizer, name)
         tokenizer.save_pretrained(folder)
