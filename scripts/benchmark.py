@@ -95,18 +95,18 @@ def stopwatch(base: type) -> Any:
 
 def fit(config: dict[str, Any]) -> Any:
     """Run ``fit`` in this process; return its stopwatch."""
-    import lightning.pytorch as pl
     import yaml
 
-    from lit_foundry import cli
+    from lit_foundry.__main__ import imported
 
-    watch = stopwatch(pl.Callback)
+    cli = imported("lit_foundry.cli")
+    watch = stopwatch(cli.Callback)
     build = cli.FoundryCLI._trainer_with
 
     def trainer_with(self: Any, callbacks: list[Any], **changes: Any) -> Any:
         return build(self, [watch, *callbacks], **changes)
 
-    cli.FoundryCLI._trainer_with = trainer_with  # type: ignore[method-assign]
+    cli.FoundryCLI._trainer_with = trainer_with
     path = Path("config.yaml")
     path.write_text(yaml.safe_dump(config))
     cli.main(["fit", "--config", str(path)])
