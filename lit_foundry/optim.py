@@ -35,7 +35,7 @@ class OptimConfig:
         decay: Last fraction of the run over which ``wsd`` falls linearly.
         final: Rate at the end of the run, as a multiple of the peak.
         layer_decay: Multiple of the rate per block below the head, in (0, 1].
-        fused: Fused kernels; None means where every parameter is on CUDA.
+        fused: Fused kernels; None means where every parameter is on CPU, or on CUDA.
 
     Raises:
         ValueError: If a value breaks its rule; the message names both.
@@ -230,9 +230,9 @@ def build_optimizer(module: nn.Module, config: OptimConfig, blocks: Blocks) -> O
             f"{type(module).__name__} has no trainable parameter, so there is nothing to fit: "
             "freeze less, or run validate or test instead."
         )
-    on_cuda = all(p.is_cuda for group in groups for p in group["params"])
+    on_known = {p.device.type for group in groups for p in group["params"]} <= {"cpu", "cuda"}
     # None and not False: False would also switch off torch's multi-tensor kernels.
-    fused = (on_cuda if config.fused is None else config.fused) or None
+    fused = (on_known if config.fused is None else config.fused) or None
     if config.name == "sgd":
         return SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
     adamw: dict[str, Any] = {"betas": config.betas, "eps": config.eps, "fused": fused}
@@ -272,7 +272,7 @@ def finish_gradients(optimizer: Optimizer, scale: float | Tensor, clip: float | 
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, 2, dtype=wide)))
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         norms.append(norm.to(norms[0].device) if norms else norm)
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms)) * scale
+    total = (norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))) * scale
     factor = torch.ones_like(total) if clip is None else (clip / (total + 1e-6)).clamp(max=1.0)
     for (device, dtype, _), grads in buckets.items():
         # The multi-tensor kernel on CUDA wants the factor in the dtype of the gradients.

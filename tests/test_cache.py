@@ -54,7 +54,7 @@ def test_each_text_has_the_ids_that_the_tokenizer_gives_it_alone(
     tokens = tokenize(texts, tokenizer, tmp_path / "a", "texts")
     assert [tokens[i].tolist() for i in range(len(texts))] == plain(tokenizer, texts)
     assert tokens.lengths.tolist() == sizes.tolist()
-    assert isinstance(tokens.ids, np.memmap)
+    assert isinstance(tokens.ids.base, np.memmap)
     assert len(tokens.ids) == sizes.sum()
 
 

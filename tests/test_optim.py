@@ -386,6 +386,6 @@ def test_groups_at_rate_zero_stay_to_the_bit_without_state(name: str, fused: boo
 
 
 def test_fused_follows_the_config_and_the_device() -> None:
-    assert {group["fused"] for group in toy()[2].param_groups} == {None}
+    assert {group["fused"] for group in toy()[2].param_groups} == {True}
     assert {group["fused"] for group in toy(fused=False)[2].param_groups} == {None}
     assert {group["fused"] for group in toy(fused=True)[2].param_groups} == {True}

@@ -72,8 +72,9 @@ class Recovery(Checkpoint):
         self._seen_step = trainer.global_step
         loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
         assert fetcher is not None
-        waits = loop.batch_progress.is_last_batch or loop._should_check_val_fx(fetcher)
-        if not waits and self._due(trainer):
+        if self._due(trainer) and not (
+            loop.batch_progress.is_last_batch or loop._should_check_val_fx(fetcher)
+        ):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -77,7 +77,8 @@ class Throughput(Callback):
         self._tick()
         self.samples += len(batch["index"]) * trainer.world_size
         if "attention_mask" in batch:
-            self._tokens = self._tokens + batch["attention_mask"].sum() * trainer.world_size
+            tokens = batch["attention_mask"].sum()
+            self._tokens += tokens * trainer.world_size if trainer.world_size > 1 else tokens
         whole_step = not trainer.fit_loop._should_accumulate()
         if whole_step and trainer._logger_connector.should_update_logs:
             rates = self.rates(self._logged)

@@ -64,7 +64,7 @@ def tokenize(
     offsets = np.load(folder / "offsets.npy")
     empty = np.empty(0, np.int32)  # an empty file cannot be mapped
     ids = np.memmap(folder / "ids.bin", np.int32, "r") if offsets[-1] else empty
-    return Tokens(ids, offsets)
+    return Tokens(np.asarray(ids), offsets)  # a plain view: those of a memmap are slow to slice
 
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tokens:

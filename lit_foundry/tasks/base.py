@@ -5,6 +5,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -100,6 +101,13 @@ class Task(Recorded, LightningModule, ABC):
     @abstractmethod
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Compute the loss of a batch, and what the metrics need."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; what Lightning sets fifty times a step, past torch's checks."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     @property
     def backbones(self) -> dict[str, Backbone]:
@@ -243,7 +251,7 @@ class Task(Recorded, LightningModule, ABC):
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         norm = finish_gradients(optimizer, parts / count, gradient_clip_val)
         # The one place where a step waits for the device: a later check would come too late.
-        if not (norm + total).isfinite():
+        if not isfinite((norm + total).item()):
             self._name_nonfinite(total)
             self.log("train/skipped_steps", 1.0, reduce_fx="sum", on_step=False, on_epoch=True)
             optimizer.zero_grad()  # without gradients, the optimizer touches nothing

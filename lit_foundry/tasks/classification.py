@@ -91,6 +91,8 @@ class Classification(Task):
         loss = F.cross_entropy(logits, label, self.class_weights, label_smoothing=smoothing)
         # Weighted, the loss averages over the weights of the labels.
         count = len(label) if self.class_weights is None else self.class_weights[label].sum()
+        if stage == "train":  # its accuracy needs no probabilities
+            return Step(loss, count, preds=logits, target=label)
         probs = logits.softmax(-1)
         return Step(loss, count, preds=probs, target=label, probs=probs)
 

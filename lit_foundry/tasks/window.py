@@ -24,7 +24,8 @@ class Window:
 
     def reduce(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
         """Return the summed loss and the count of the step, over all ranks."""
-        sums = torch.stack([torch.stack(part[:2]) for part in self._parts]).sum(0)
+        parts = torch.stack([number for part in self._parts for number in part[:2]])
+        sums = parts.view(-1, 2).sum(0)
         total, count = trainer.strategy.reduce(sums, reduce_op="sum")
         return total, count
 
