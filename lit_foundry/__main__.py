@@ -1,5 +1,6 @@
 """The command line's entry: answers at once what needs no torch, and tells mistakes plainly."""
 
+import errno
 import gc
 import os
 import sys
@@ -16,6 +17,17 @@ OWN: dict[str, str] = {
     "list": "lit_foundry.listing",
     "report": "lit_foundry.report",
 }
+# Errors of files and disks that no code could help: who runs the command must.
+OF_THE_DISK = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 def main() -> None:
@@ -27,6 +39,12 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        told = error.filename and error.errno in OF_THE_DISK
+        if os.environ.get("LIT_FOUNDRY_DEBUG") == "1" or not told:
+            raise
+        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        sys.exit(1)
 
 
 def foreseen(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """What a config can name: classes, their arguments, the types of these; and how to say it."""
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from enum import Enum
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from jsonargparse import SUPPRESS, ArgumentParser
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from lit_foundry.usage import UsageError
 
@@ -189,3 +189,21 @@ def class_help(key: str, name: str | None, base: type) -> str:
         raise UsageError(f"{key}.help: {no_class(name, base)}")
     text = parser_of(cls, key.lstrip("-")).format_help().strip()
     return f"{cls.__module__}.{cls.__name__}\n\n{text}"
+
+
+def has_gaps(args: Any) -> bool:
+    """Tell whether an argument that a fact of the data could fill was left out."""
+    return any(
+        (value is None and name in ("num_classes", "vocab_size"))
+        or (isinstance(value, Namespace) and has_gaps(value))
+        for name, value in vars(args).items()
+    )
+
+
+def fill_facts(args: Any, facts: Mapping[str, int]) -> None:
+    """Set what was left out (None) and bears the name of a fact; never what was written."""
+    for name, value in vars(args).items():
+        if value is None and name in facts:
+            args[name] = facts[name]
+        elif isinstance(value, Namespace):
+            fill_facts(value, facts)

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -39,7 +40,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         sums = _sums(path)
         sums_partial = sums.with_name(f".{sums.name}.partial")
         try:
-            with partial.open("wb") as file:
+            with partial.open("wb") as file, naming(path):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -64,6 +65,18 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         """Remove a checkpoint and its checksum."""
         Path(path).unlink(missing_ok=True)
         _sums(Path(path)).unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file whose writing failed; torch hides a full disk behind an error of its own."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        raise OSError(cause.errno, os.strerror(cause.errno), str(path)) from error
 
 
 def _sums(path: Path) -> Path:

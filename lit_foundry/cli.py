@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import lit_foundry.callbacks
 import lit_foundry.data
 import lit_foundry.nn  # noqa: F401
-from lit_foundry.arguments import class_help
+from lit_foundry.arguments import class_help, fill_facts, has_gaps
 from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
 from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
 from lit_foundry.data import DataModule
@@ -278,24 +277,6 @@ class FoundryCLI(LightningCLI):
 def _value_of(words: list[str], *keys: str) -> str | None:
     """Return the value of the first of these keys on a command line."""
     return next((value for key, value in flags(words) if key in keys), None)
-
-
-def has_gaps(args: Any) -> bool:
-    """Tell whether an argument that a fact of the data could fill was left out."""
-    return any(
-        (value is None and name in ("num_classes", "vocab_size"))
-        or (isinstance(value, Namespace) and has_gaps(value))
-        for name, value in vars(args).items()
-    )
-
-
-def fill_facts(args: Any, facts: Mapping[str, int]) -> None:
-    """Set what was left out (None) and bears the name of a fact; never what was written."""
-    for name, value in vars(args).items():
-        if value is None and name in facts:
-            args[name] = facts[name]
-        elif isinstance(value, Namespace):
-            fill_facts(value, facts)
 
 
 def main(args: ArgsType = None) -> FoundryCLI:

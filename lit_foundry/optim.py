@@ -35,7 +35,7 @@ class OptimConfig:
         decay: Last fraction of the run over which ``wsd`` falls linearly.
         final: Rate at the end of the run, as a multiple of the peak.
         layer_decay: Multiple of the rate per block below the head, in (0, 1].
-        fused: Fused kernels; None means where every parameter is on CPU, or on CUDA.
+        fused: Fused kernels; None means in AdamW, where every parameter is on CPU or CUDA.
 
     Raises:
         ValueError: If a value breaks its rule; the message names both.
@@ -230,15 +230,32 @@ def build_optimizer(module: nn.Module, config: OptimConfig, blocks: Blocks) -> O
             f"{type(module).__name__} has no trainable parameter, so there is nothing to fit: "
             "freeze less, or run validate or test instead."
         )
-    on_known = {p.device.type for group in groups for p in group["params"]} <= {"cpu", "cuda"}
     # None and not False: False would also switch off torch's multi-tensor kernels.
-    fused = (on_known if config.fused is None else config.fused) or None
+    fused = config.fused or None
     if config.name == "sgd":
+        # That of torch fails where a parameter has its first gradient later than its group.
         return SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
+    if config.fused is None:
+        parameters = [p for group in groups for p in group["params"]]
+        # On CPU, the kernel walks memory and asks for no strides.
+        fused = all(p.is_cuda or (p.is_cpu and p.is_contiguous()) for p in parameters) or None
     adamw: dict[str, Any] = {"betas": config.betas, "eps": config.eps, "fused": fused}
     if config.name == "adamw":
         return AdamW(groups, **adamw)
     return MuonAdamW([group if group["muon"] else group | adamw for group in groups])
+
+
+def place_steps(optimizer: Optimizer) -> None:
+    """Move the step counts of a loaded state to where the kernels of the optimizer want them.
+
+    torch goes by the options that were saved, not by those of the optimizer that goes on.
+    """
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if "step" in (state := optimizer.state.get(p, {})):
+                on_device = group.get("fused") or group.get("capturable")
+                step = torch.as_tensor(state["step"], dtype=torch.float32)
+                state["step"] = step.to(p.device if on_device else "cpu")
 
 
 @torch.no_grad()

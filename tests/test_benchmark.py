@@ -33,6 +33,6 @@ def test_all_contestants_train_on_the_same_tokens(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_overhead_is_measured_on_the_same_network(tmp_path: Path) -> None:
-    found = benchmark(tmp_path, "overhead", "--steps", "150")
+    found = benchmark(tmp_path, "overhead", "--steps", "300")
     assert found["lit_foundry"]["ms/step"] > found["plain loop"]["ms/step"] > 0
     assert found["lit_foundry"]["parameters"] == found["plain loop"]["parameters"]

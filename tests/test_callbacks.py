@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,21 +84,20 @@ def test_changed_checkpoints_of_the_same_size_are_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("same_name", [True, False])
 def test_full_disk_leaves_the_older_checkpoint_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_name: bool
+    tmp_path: Path, same_name: bool
 ) -> None:
     io, old = VerifiedCheckpointIO(), tmp_path / "recovery-1.ckpt"
     io.save_checkpoint({"x": torch.ones(10)}, old)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-
-    def full(value: Any, file: Any) -> None:
-        file.write(b"PK half a checkpoint")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        io.save_checkpoint(
-            {"x": torch.zeros(10)}, old if same_name else tmp_path / "recovery-2.ckpt"
-        )
+    path = old if same_name else tmp_path / "recovery-2.ckpt"
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # bytes that a file may have
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            io.save_checkpoint({"x": torch.zeros(10**6)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    assert error.value.filename == str(path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     assert newest(tmp_path) == old
     assert float(io.load_checkpoint(old)["x"].sum()) == 10

@@ -149,6 +149,19 @@ def test_predict_reads_standard_input(
     assert [json.loads(line)["label"] for line in lines] == ["pos", "neg"]
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_predicting(
+    best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "texts.txt").write_text("great\n")
+    monkeypatch.setattr("lightning.pytorch.Trainer.predict", lambda *args, **kwargs: 1 / 0)
+    words = ["predict", "--ckpt_path", str(best), "--input", str(tmp_path / "texts.txt")]
+    with pytest.raises(ValueError, match=r"a\.jsonl lies below a file"):
+        main([*words, "--output", str(tmp_path / "texts.txt" / "a.jsonl")])
+    (tmp_path / "b.csv").mkdir()
+    with pytest.raises(ValueError, match=r"b\.csv is a folder"):
+        main([*words, "--output", str(tmp_path / "b.csv")])
+
+
 def test_checkpoint_rebuilds_task_and_data_without_the_cli(best: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("great\n")
     data = load_data(best, predict=str(tmp_path / "texts.txt"), train="gone.csv")

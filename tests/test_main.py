@@ -1,13 +1,17 @@
 """How a process fails: by a mistake of the user in a few lines, else with its traceback."""
 
+import errno
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from lit_foundry.__main__ import foreseen
+from lit_foundry import __main__ as entry
+from lit_foundry.__main__ import foreseen, imported
 from lit_foundry.data.readers import DataError, read_table
 from lit_foundry.run import MetricsCSV
 from lit_foundry.sources import resolve
@@ -91,3 +95,45 @@ def test_errors_of_others_are_not_foreseen(tmp_path: Path) -> None:
     assert not foreseen(number.value)
     assert not foreseen(theirs.value)
     assert not foreseen(ours.value)
+
+
+def test_a_disk_that_refuses_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/best.ckpt")
+
+    monkeypatch.setattr(entry, "run", full)
+    with pytest.raises(SystemExit) as exit_:
+        entry.main()
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == "error: runs/a/best.ckpt: No space left on device.\n"
+    monkeypatch.setenv("LIT_FOUNDRY_DEBUG", "1")
+    with pytest.raises(OSError, match="No space"):
+        entry.main()
+
+
+def test_other_errors_of_the_system_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise OSError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(entry, "run", broken)
+    with pytest.raises(ConnectionResetError):
+        entry.main()
+
+
+def test_no_garbage_is_collected_during_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    during = []
+
+    def import_module(name: str) -> ModuleType:
+        during.append(gc.isenabled())
+        raise ModuleNotFoundError(name)
+
+    before = gc.get_freeze_count()
+    monkeypatch.setattr(entry, "import_module", import_module)
+    with pytest.raises(ModuleNotFoundError):
+        imported("lit_foundry.cli")
+    assert during == [False]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > before
+    gc.unfreeze()

@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from lit_foundry.optim import (
     finish_gradients,
     lr_factor,
     param_groups,
+    place_steps,
     set_lr,
 )
 
@@ -220,8 +222,8 @@ def test_config_reaches_the_optimizers() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
-@pytest.mark.parametrize("fused", [None, True])
-def test_resumed_training_continues_to_the_bit(name: str, fused: bool | None) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_resumed_training_continues_to_the_bit(name: str, fused: bool) -> None:
     straight, config, optimizer = toy(name, layer_decay=0.5, warmup=0.2, fused=fused)
     train(straight, config, optimizer, range(6))
 
@@ -369,8 +371,8 @@ def test_finishing_no_gradients_yields_norm_zero() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
-@pytest.mark.parametrize("fused", [None, True])
-def test_groups_at_rate_zero_stay_to_the_bit_without_state(name: str, fused: bool | None) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_groups_at_rate_zero_stay_to_the_bit_without_state(name: str, fused: bool) -> None:
     model, config, optimizer = toy(name, weight_decay=0.5, fused=fused)
     before = copy.deepcopy(model)
     for i in range(3):
@@ -389,3 +391,37 @@ def test_fused_follows_the_config_and_the_device() -> None:
     assert {group["fused"] for group in toy()[2].param_groups} == {True}
     assert {group["fused"] for group in toy(fused=False)[2].param_groups} == {None}
     assert {group["fused"] for group in toy(fused=True)[2].param_groups} == {True}
+    assert {group["fused"] for group in toy("sgd")[2].param_groups} == {None}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_state_goes_on_under_the_other_kernels(fused: bool) -> None:
+    model, config, optimizer = toy(fused=fused)
+    train(model, config, optimizer, range(3))
+    straight = copy.deepcopy(model)
+    state = copy.deepcopy(optimizer.state_dict())  # loading shares the tensors
+    train(straight, config, reloaded(straight, state, fused), range(3, 6))
+    train(model, config, reloaded(model, state, not fused), range(3, 6))
+    for ours, theirs in zip(model.parameters(), straight.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def reloaded(model: Toy, state: dict[str, Any], fused: bool) -> Optimizer:
+    """Build an optimizer that goes on from ``state``, as a resume does."""
+    optimizer = build_optimizer(model, OptimConfig(lr=0.01, fused=fused), model.blocks())
+    options = [group["fused"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(copy.deepcopy(state))
+    for group, option in zip(optimizer.param_groups, options, strict=True):
+        group["fused"] = option
+    place_steps(optimizer)
+    return optimizer
+
+
+def test_step_counts_lie_where_the_kernels_want_them() -> None:
+    p = nn.Parameter(torch.zeros(2, device="meta"))
+    optimizer = AdamW([p])
+    for fused, device in ((True, "meta"), (None, "cpu")):
+        optimizer.param_groups[0]["fused"] = fused
+        optimizer.state[p] = {"step": torch.tensor(3.0)}
+        place_steps(optimizer)
+        assert optimizer.state[p]["step"].device.type == device

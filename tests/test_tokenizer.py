@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lit_foundry.data import TextBatch, TrainTokenizer
 from lit_foundry.data.cache import tokenize
-from lit_foundry.data.text import TextDataset
+from lit_foundry.data.text_dataset import TextDataset
 from lit_foundry.data.tokenizer import (
     SPECIAL,
     Template,

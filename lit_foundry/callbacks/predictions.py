@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from errno import EACCES
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,12 +23,21 @@ class PredictionWriter(Callback):
         output: File to write, .jsonl or .csv, whole or not at all; standard output if None.
 
     Raises:
-        ValueError: If the suffix of ``output`` is another.
+        ValueError: If ``output`` has another suffix, or can be no file.
+        OSError: If its folder cannot be made or written to.
     """
 
     def __init__(self, labels: Sequence[str], output: Path | None = None) -> None:
         if output is not None and output.suffix not in (".jsonl", ".csv"):
             raise ValueError(f"--output {output}: the suffix must be .jsonl or .csv.")
+        if output is not None:  # fail before predicting, not after
+            if output.is_dir():
+                raise ValueError(f"--output {output} is a folder; name a file.")
+            if any(parent.is_file() for parent in output.parents):
+                raise ValueError(f"--output {output} lies below a file; name a folder.")
+            output.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(output.parent, os.W_OK):
+                raise PermissionError(EACCES, os.strerror(EACCES), str(output.parent))
         self.labels, self.output = labels, output
         self._outputs = SampleOutputs()
 
@@ -48,7 +58,6 @@ class PredictionWriter(Callback):
         if self.output is None:
             self._write(sys.stdout, ids, probs, as_csv=False)
             return
-        self.output.parent.mkdir(parents=True, exist_ok=True)
         partial = self.output.with_name(f".{self.output.name}.partial")
         with partial.open("w", newline="", encoding="utf-8") as file:
             self._write(file, ids, probs, as_csv=self.output.suffix == ".csv")

@@ -19,7 +19,13 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from lit_foundry import __version__
 from lit_foundry.checkpoint import CheckpointError, load_submodule
 from lit_foundry.nn import Backbone
-from lit_foundry.optim import OptimConfig, build_optimizer, finish_gradients, set_lr
+from lit_foundry.optim import (
+    OptimConfig,
+    build_optimizer,
+    finish_gradients,
+    place_steps,
+    set_lr,
+)
 from lit_foundry.recipe import Recorded
 from lit_foundry.tasks.averaging import copy_integers, save_average
 from lit_foundry.tasks.facts import check_facts, check_inputs
@@ -227,6 +233,7 @@ class Task(Recorded, LightningModule, ABC):
             self.trainer.optimizers[0].param_groups, self._options, strict=True
         ):
             group.update(options)
+        place_steps(self.trainer.optimizers[0])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rates, a pure function of the run's progress."""
