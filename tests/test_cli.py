@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from lit_foundry import Classification
 from lit_foundry.checkpoint import CheckpointError, load_data, load_task
 from lit_foundry.cli import FoundryCLI, main
 from lit_foundry.predictions import Predictions
@@ -153,7 +154,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_predicting(
     best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "texts.txt").write_text("great\n")
-    monkeypatch.setattr("lightning.pytorch.Trainer.predict", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(Classification, "predict_step", lambda *args: 1 / 0)
     words = ["predict", "--ckpt_path", str(best), "--input", str(tmp_path / "texts.txt")]
     with pytest.raises(ValueError, match=r"a\.jsonl lies below a file"):
         main([*words, "--output", str(tmp_path / "texts.txt" / "a.jsonl")])
