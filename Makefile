@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two processes, each with whole files, whose tests share what they set up.
+TWO := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -19,10 +21,10 @@ demo: $(STAMP) ## Train, test and report on a small data set.
 	@$(BIN)/python scripts/demo.py
 
 test: $(STAMP) ## Run the fast tests.
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(TWO)
 
 test-slow: $(STAMP) ## Run the tests that take minutes or several processes.
-	@$(BIN)/python -m pytest -m "slow and not gpu"
+	@$(BIN)/python -m pytest $(TWO) -m "slow and not gpu"
 
 lint: $(STAMP) ## Check style and formatting.
 	@$(BIN)/python -m ruff check

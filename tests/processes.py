@@ -3,16 +3,26 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 _CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["lit_foundry.cli", "tests.processes"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "lit_foundry.cli",
+        "tests.processes",
+        "torch.utils.tensorboard",
+        "transformers.models.bert.modeling_bert",
+    ]
+)
+_LOCK = Lock()  # starting a process reads the exit codes of others: never two threads at once
 
 
 class OrderLog(Callback):
@@ -42,12 +52,17 @@ def _main(args: list[str]) -> None:
 
 
 def run(args: Sequence[str]) -> int:
-    """Run the command line in a process of its own and return its exit code."""
-    process = _CONTEXT.Process(target=_main, args=(list(args),))
-    process.start()
-    process.join(300)
-    assert process.exitcode is not None, "the run hangs"
-    return process.exitcode
+    """Run the command line in a process of its own and return its exit code; from any thread."""
+    with _LOCK:
+        process = _CONTEXT.Process(target=_main, args=(list(args),))
+        process.start()
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        with _LOCK:
+            if process.exitcode is not None:
+                return process.exitcode
+    raise AssertionError("the run hangs")
 
 
 class Terminate(Callback):
