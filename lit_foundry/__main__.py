@@ -21,7 +21,6 @@ OWN: dict[str, str] = {
 OF_THE_DISK = {
     errno.EACCES,
     errno.EDQUOT,
-    errno.EEXIST,
     errno.EISDIR,
     errno.ENOSPC,
     errno.ENOTDIR,

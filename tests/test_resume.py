@@ -89,9 +89,8 @@ def test_killed_run_ends_with_the_same_bits(tiny: Path, workers: int) -> None:
     # In an accumulation window, at a step's end, before and after a validation, at an epoch's
     # first and last micro-step, and twice in one run.
     kills = [7], [8], [11, 14], [23], [26], [27], [30, 44], [53]
-    # Orphaned workers take five seconds to end: a few kills are enough with them.
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(kill_and_resume, kills[2::3] if workers else kills))
+        list(pool.map(kill_and_resume, kills))
 
 
 def test_demanded_resume_that_finds_nothing_fails(tiny: Path) -> None:
