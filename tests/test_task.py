@@ -22,7 +22,7 @@ from lit_foundry.nn.text import TextEncoder, masked_mean
 from lit_foundry.optim import OptimConfig, lr_factor
 from lit_foundry.run import MetricsCSV
 from lit_foundry.tasks import Classification, Finetune, Stage, Step
-from lit_foundry.tasks.base import seed_dropout
+from lit_foundry.tasks.dropout import seed_dropout
 from tests.conftest import reviews, tiny_config, write_csv
 
 # Frozen blocks are meant to be in eval mode.

@@ -4,12 +4,11 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback, Timer
 from torch import Tensor
@@ -28,33 +27,13 @@ from lit_foundry.optim import (
 )
 from lit_foundry.recipe import Recorded
 from lit_foundry.tasks.averaging import copy_integers, save_average
+from lit_foundry.tasks.dropout import seed_dropout
 from lit_foundry.tasks.facts import check_facts, check_inputs
 from lit_foundry.tasks.finetune import Finetune
+from lit_foundry.tasks.metric_state import metric_states, restore_metrics
 from lit_foundry.tasks.progress import progress
+from lit_foundry.tasks.step import Stage, Step
 from lit_foundry.tasks.window import Window
-
-Stage = Literal["train", "val", "test"]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one batch yields.
-
-    Attributes:
-        loss: Scalar to minimize.
-        count: Number (or weight) of the terms that ``loss`` averages. Losses and gradients of an
-            optimizer step are averaged over the terms of all its micro-batches and ranks.
-        preds: What the metrics score, None to score nothing.
-        target: What ``preds`` is scored against.
-        probs: Probability of each class, shape (B, C), where ``target`` is a class of each sample
-            of the batch, shape (B,): what the record of an evaluation keeps.
-    """
-
-    loss: Tensor
-    count: Tensor | int
-    preds: Tensor | None = None
-    target: Tensor | None = None
-    probs: Tensor | None = None
 
 
 class Task(Recorded, LightningModule, ABC):
@@ -141,11 +120,11 @@ class Task(Recorded, LightningModule, ABC):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> Any:
         """Score a validation batch; return ``index``, ``prob`` and ``target`` of its samples."""
-        return _of_samples(batch, self._run(batch, "val"))
+        return self._run(batch, "val").of_samples(batch)
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> Any:
         """Score a test batch; return ``index``, ``prob`` and ``target`` of its samples."""
-        return _of_samples(batch, self._run(batch, "test"))
+        return self._run(batch, "test").of_samples(batch)
 
     def _log_epoch(self, stage: Stage) -> None:
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
@@ -303,41 +282,10 @@ class Task(Recorded, LightningModule, ABC):
             "model": self.recipe(),
             "data": data.recipe() if isinstance(data, Recorded) else None,
             "data_state": data.state() if hasattr(data, "state") else None,
-            "train_metrics": {
-                name: {state: self._summed(getattr(metric, state)) for state in metric._defaults}
-                for name, metric in self.train_metrics.items(keep_base=True)
-            },
+            "train_metrics": metric_states(self.train_metrics, self._trainer),
         }
-
-    def _summed(self, state: Tensor) -> Tensor:
-        """Return a metric's state summed over the ranks; every rank saves, one file is kept."""
-        total = state.clone()
-        if self._trainer and self.trainer.world_size > 1:
-            total = self.trainer.strategy.reduce(total, reduce_op="sum")
-        return total
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue the metrics of an interrupted epoch, all of them on one rank."""
         saved = checkpoint.get("lit_foundry", {}).get("train_metrics", {})
-        for name, metric in self.train_metrics.items(keep_base=True):
-            for state, value in saved.get(name, {}).items() if self.global_rank == 0 else ():
-                setattr(metric, state, value.to(self.device))
-            metric._update_count = 1  # else the next compute() warns that nothing was seen
-
-
-def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seed the generators of CPU and device, as ``torch.manual_seed`` does.
-
-    That one also seeds kinds of devices that are absent: it queues a call for each of them with the
-    stack it came from, for ever, which takes a millisecond a step and never frees its memory.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
-
-
-def _of_samples(batch: Mapping[str, Any], step: Step) -> dict[str, Tensor] | None:
-    """Return what callbacks keep of each sample, None where a step classifies no samples."""
-    if step.probs is None or step.target is None:
-        return None
-    return {"index": batch["index"], "prob": step.probs, "target": step.target}
+        restore_metrics(self.train_metrics, saved if self.global_rank == 0 else {}, self.device)

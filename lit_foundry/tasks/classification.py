@@ -16,8 +16,9 @@ from torchmetrics.classification import (
 
 from lit_foundry.nn import Backbone
 from lit_foundry.optim import OptimConfig
-from lit_foundry.tasks.base import Stage, Step, Task
+from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.finetune import Finetune
+from lit_foundry.tasks.step import Stage, Step
 
 
 class Classification(Task):
