@@ -233,7 +233,8 @@ def build_optimizer(module: nn.Module, config: OptimConfig, blocks: Blocks) -> O
     # None and not False: False would also switch off torch's multi-tensor kernels.
     fused = config.fused or None
     if config.name == "sgd":
-        # That of torch fails where a parameter has its first gradient later than its group.
+        # Unasked, not fused: torch's kernel fails where a parameter of a group has its first
+        # gradient later than the others.
         return SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
     if config.fused is None:
         parameters = [p for group in groups for p in group["params"]]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,12 @@ def test_run_folder_is_complete(fitted: FoundryCLI, folder: Path) -> None:
         "step", "train/loss", "train/grad_norm", "train/acc", "lr/backbone", "lr/head", "val/loss",
         "val/acc", "val/f1", "val/calibration_error", "throughput/tokens_per_s",
     }  # fmt: skip
+
+
+def test_a_fit_pays_for_no_other_command_and_no_search_for_gpus(fitted: FoundryCLI) -> None:
+    assert list(fitted._subcommand_parsers) == ["fit"]
+    assert torch.cuda.is_available() or "PYTORCH_NVML_BASED_CUDA_CHECK" not in os.environ
+    assert all(group["fused"] for group in fitted.trainer.optimizers[0].param_groups)
 
 
 def test_what_the_config_left_out_is_resolved_and_saved(fitted: FoundryCLI, best: Path) -> None:
