@@ -130,7 +130,6 @@ class DataModule(Recorded, LightningDataModule, ABC):
                 "trainer.limit_train_batches and trainer.limit_val_batches instead."
             )
         dataset: Any = self.load(split)
-        world = trainer.world_size if trainer else 1
         count = len(dataset.lengths)
         if train and self.batch_size and count < self.batch_size:
             raise ValueError(
@@ -140,20 +139,17 @@ class DataModule(Recorded, LightningDataModule, ABC):
         epoch = start = 0
         if train and trainer:
             epoch, start = position(trainer)
-        sampler = LengthGroupedBatches(
-            dataset.lengths,
-            batch_size=self.batch_size if train else self._micro(self.batch_size, world),
-            batch_tokens=self.batch_tokens if train else self._micro(self.batch_tokens, world),
-            micro_batch=self.micro_batch if train else None,
+        sampler = self.sampler(
+            dataset,
+            train,
             rank=trainer.global_rank if trainer else 0,
-            world_size=world,
-            shuffle=train,
+            world_size=trainer.world_size if trainer else 1,
             seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
             epoch=epoch,
             start=start,
         )
         if train and trainer:
-            self._check_resume(sampler, start)
+            self._check_resume(sampler, count, start)
             if trainer.accumulate_grad_batches not in (1, sampler.accumulate):
                 raise ValueError(
                     f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} is set by "
@@ -171,7 +167,25 @@ class DataModule(Recorded, LightningDataModule, ABC):
             generator=torch.Generator().manual_seed(0),  # else it draws from the global one
         )
 
-    def _check_resume(self, sampler: LengthGroupedBatches, start: int) -> None:
+    def sampler(self, dataset: BatchDataset, train: bool, **place: int) -> Any:
+        """Return what yields the rows of each micro-batch; only in training, in random order.
+
+        Args:
+            dataset: A split.
+            train: Whether it is trained on.
+            place: Which part of which epoch: arguments of :class:`LengthGroupedBatches`.
+        """
+        world = place["world_size"]
+        return LengthGroupedBatches(
+            dataset.lengths,
+            batch_size=self.batch_size if train else self._micro(self.batch_size, world),
+            batch_tokens=self.batch_tokens if train else self._micro(self.batch_tokens, world),
+            micro_batch=self.micro_batch if train else None,
+            shuffle=train,
+            **place,
+        )
+
+    def _check_resume(self, sampler: Any, count: int, start: int) -> None:
         """Refuse to continue inside an epoch that was cut otherwise: samples would be lost."""
         self._cuts = {
             "data.batch_size": self.batch_size,
@@ -179,7 +193,7 @@ class DataModule(Recorded, LightningDataModule, ABC):
             "micro-batches per step (data.micro_batch)": sampler.accumulate,
             "number of devices": sampler.world_size,
             "seed_everything": sampler.seed,
-            "number of samples": len(sampler.lengths),
+            "number of samples": count,
         }
         changed = differences(self._interrupted, self._cuts) if self._interrupted else []
         if start and changed:

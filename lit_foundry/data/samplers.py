@@ -87,8 +87,7 @@ class LengthGroupedBatches(DistributedSampler[list[int]]):
 
     def epoch_batches(self) -> list[Ints]:
         """Return the rows of every micro-batch of this epoch, over all ranks, in order."""
-        key = np.array([self.seed % 2**64, self.epoch], np.uint64)
-        rng = np.random.Generator(np.random.Philox(key=key))
+        rng = philox(self.seed, self.epoch)
         count = len(self.edges) - 1
         if self.shuffle:
             order = rng.random(len(self.lengths)).argsort()
@@ -112,6 +111,12 @@ class LengthGroupedBatches(DistributedSampler[list[int]]):
         batches = [self.lengths[rows] for rows in self.epoch_batches()]
         padded = sum(int(batch.max()) * len(batch) for batch in batches)
         return 1 - float(self.lengths.sum()) / padded
+
+
+def philox(seed: int, epoch: int) -> np.random.Generator:
+    """Return a generator that is a function of seed and epoch, with no state to save."""
+    key = np.array([seed % 2**64, epoch], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def accumulation(batch: int, micro_batch: int | None, world_size: int) -> int:

@@ -2,37 +2,29 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
-from lit_foundry.data.base import DataModule, Split
-from lit_foundry.data.batch import TextBatch
-from lit_foundry.data.cache import Tokens, cache_root, encode, tokenize
+from lit_foundry.data.base import Split
+from lit_foundry.data.cache import Tokens, tokenize
 from lit_foundry.data.labels import check_labels, in_order, stratified
-from lit_foundry.data.readers import DataError, read_lines
-from lit_foundry.data.samplers import LengthGroupedBatches
 from lit_foundry.data.table import Table
 from lit_foundry.data.text_dataset import TextDataset
+from lit_foundry.data.tokenized_text import TokenizedText
 from lit_foundry.data.tokenizer import (
-    Template,
     TrainTokenizer,
     Truncation,
-    load_tokenizer,
     tokenizer_files,
     tokenizer_from_files,
-    train_tokenizer,
 )
 
 EXCERPT = 400  # characters that predictions keep of a text
 
 
-class TextData(DataModule):
+class TextData(TokenizedText):
     """Labelled texts, or pairs of texts. A subclass implements :meth:`read`.
 
     Args:
@@ -54,10 +46,6 @@ class TextData(DataModule):
             ``~/.cache/lit_foundry``.
     """
 
-    batch_type: ClassVar[type] = TextBatch
-    text_columns: tuple[str, ...] = ("text",)  # what predict reads from files with columns
-    id_column: str | None = None
-
     def __init__(
         self,
         tokenizer: str | TrainTokenizer,
@@ -72,18 +60,21 @@ class TextData(DataModule):
         num_workers: int = 0,
         cache: Path | None = None,
     ) -> None:
-        super().__init__(batch_size, batch_tokens, micro_batch, num_workers)
+        super().__init__(
+            tokenizer,
+            max_length,
+            truncation,
+            predict,
+            cache,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            micro_batch=micro_batch,
+            num_workers=num_workers,
+        )
         if not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction must lie in (0, 1), got {val_fraction}.")
-        if max_length < 8:
-            raise ValueError(f"data.max_length must be at least 8 tokens, got {max_length}.")
-        self._tokenizer_spec = tokenizer
-        self.max_length = max_length
-        self.truncation: Truncation = truncation
         self.val_fraction = val_fraction
         self.split_seed = split_seed
-        self.predict = predict
-        self.cache = cache_root(cache)
         self._tables: dict[str, Table] = {}
         self._labels: list[str] | None = None
 
@@ -123,15 +114,6 @@ class TextData(DataModule):
             train = train.take(np.flatnonzero(~held_out).tolist())
         self._tables |= {"train": train, "val": val}
 
-    def _predict_table(self) -> Table:
-        if self.predict is None:
-            raise ValueError("predict needs texts: set --input FILE, or - for standard input.")
-        if self.predict == "-":
-            return read_lines("-", text=self.text_columns)
-        source = Path(self.predict)
-        id = None if source.suffix == ".txt" else self.id_column
-        return read_lines(source, text=self.text_columns, id=id)
-
     @property
     def labels(self) -> list[str]:
         """Names of the classes, in the order of the network's outputs."""
@@ -139,15 +121,10 @@ class TextData(DataModule):
             self._labels = in_order(self.table("train").labels or ())
         return self._labels
 
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer, trained first if the config says so."""
-        spec = self._tokenizer_spec
-        if isinstance(spec, str):
-            return load_tokenizer(spec)
+    def training_texts(self) -> tuple[Iterable[str], str]:
+        """Return all texts of the training split."""
         train = self.table("train")
-        texts = [*train.texts, *(train.pairs or ())]
-        return train_tokenizer(spec, texts, train.fingerprint, self.cache)
+        return [*train.texts, *(train.pairs or ())], train.fingerprint
 
     @property
     def facts(self) -> Mapping[str, int]:
@@ -209,61 +186,3 @@ class TextData(DataModule):
         return self._dataset(
             columns, None if labels is None else np.array([known[name] for name in labels])
         )
-
-    def _dataset(
-        self, columns: Sequence[Tokens], labels: NDArray[np.int64] | None = None
-    ) -> TextDataset:
-        template = Template(self.tokenizer, pair=len(columns) > 1)
-        return TextDataset(columns, labels, template, self.max_length, self.truncation)
-
-    @property
-    def batch_fields(self) -> list[str]:
-        """Fields of the batches that a network may read."""
-        segments = ["token_type_ids"] * (len(self.text_columns) > 1)
-        return ["input_ids", "attention_mask", *segments]
-
-    def batches(
-        self, inputs: Sequence[str] | Sequence[tuple[str, str]], batch_tokens: int
-    ) -> Iterator[TextBatch]:
-        """Yield texts, or pairs of texts, in batches of similar length.
-
-        Args:
-            inputs: Texts of any length.
-            batch_tokens: Most tokens of a batch, padding included.
-
-        Raises:
-            DataError: If pairs are given where single texts are needed, or the reverse.
-        """
-        wanted = len(self.text_columns)
-        rows = [(text,) if isinstance(text, str) else tuple(text) for text in inputs]
-        for number, row in enumerate(rows):
-            if len(row) != wanted:
-                kinds = {1: "single texts", 2: "pairs of texts"}
-                raise DataError(
-                    f"Input {number} has {len(row)} texts, but the network was trained on "
-                    f"{kinds[wanted]}."
-                )
-        if not rows:
-            return
-        columns = zip(*rows, strict=True)
-        dataset = self._dataset([encode(column, self.tokenizer) for column in columns])
-        lengths = dataset.lengths
-        most = max(batch_tokens, int(lengths.max()))
-        for batch in LengthGroupedBatches(lengths, batch_tokens=most, shuffle=False):
-            yield dataset[batch]
-
-    def save_preprocessor(self, folder: Path, inputs: Sequence[str]) -> None:
-        """Write the tokenizer for whoever loads an export.
-
-        Args:
-            folder: Where its files go.
-            inputs: What the network takes; the tokenizer yields no more.
-        """
-        files = tokenizer_files(self.tokenizer)
-        tokenizer = tokenizer_from_files(files)  # a copy
-        tokenizer.model_max_length = self.max_length
-        tokenizer.truncation_side = "left" if self.truncation == "tail" else "right"
-        tokenizer.model_input_names = [name for name in inputs if name in self.batch_fields]
-        for name in ("truncation_side", "model_input_names"):  # what save_pretrained writes
-            tokenizer.init_kwargs[name] = getattr(tokenizer, name)
-        tokenizer.save_pretrained(folder)

@@ -1,0 +1,148 @@
+"""What all text data share: a tokenizer, texts to predict on, and the framing of raw inputs."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from lit_foundry.data.base import DataModule
+from lit_foundry.data.batch import TextBatch
+from lit_foundry.data.cache import Tokens, cache_root, encode
+from lit_foundry.data.readers import DataError, read_lines
+from lit_foundry.data.samplers import LengthGroupedBatches
+from lit_foundry.data.table import Table
+from lit_foundry.data.text_dataset import TextDataset
+from lit_foundry.data.tokenizer import (
+    Template,
+    TrainTokenizer,
+    Truncation,
+    load_tokenizer,
+    tokenizer_files,
+    tokenizer_from_files,
+    train_tokenizer,
+)
+
+
+class TokenizedText(DataModule):
+    """Data that a tokenizer turns into ids. A subclass implements :meth:`training_texts`.
+
+    Args:
+        tokenizer: Hub name, folder or ``package:NAME/FOLDER`` of a ``transformers`` tokenizer,
+            or how to train one on the training split.
+        max_length: Most tokens of a text, special tokens included.
+        truncation: What a longer text keeps.
+        predict: File of texts for ``predict``, or ``-`` for standard input.
+        cache: Folder for token files; by default ``$LIT_FOUNDRY_CACHE`` or
+            ``~/.cache/lit_foundry``.
+        batches: Sizes of steps, as in :class:`DataModule`.
+    """
+
+    batch_type: ClassVar[type] = TextBatch
+    text_columns: tuple[str, ...] = ("text",)  # what predict reads from files with columns
+    id_column: str | None = None
+
+    def __init__(
+        self,
+        tokenizer: str | TrainTokenizer,
+        max_length: int,
+        truncation: Truncation,
+        predict: str | None,
+        cache: Path | None,
+        **batches: int | None,
+    ) -> None:
+        super().__init__(**batches)  # type: ignore[arg-type]
+        if max_length < 8:
+            raise ValueError(f"data.max_length must be at least 8 tokens, got {max_length}.")
+        self._tokenizer_spec = tokenizer
+        self.max_length = max_length
+        self.truncation: Truncation = truncation
+        self.predict = predict
+        self.cache = cache_root(cache)
+
+    @abstractmethod
+    def training_texts(self) -> tuple[Iterable[str], str]:
+        """Return what a tokenizer is trained on, and a hash of it."""
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer, trained first if the config says so."""
+        spec = self._tokenizer_spec
+        if isinstance(spec, str):
+            tokenizer = load_tokenizer(spec)
+            if tokenizer.pad_token is None:  # as GPT-2; nothing attends to what fills a row
+                tokenizer.pad_token = tokenizer.eos_token
+            return tokenizer
+        texts, fingerprint = self.training_texts()
+        return train_tokenizer(spec, texts, fingerprint, self.cache)
+
+    def _predict_table(self) -> Table:
+        if self.predict is None:
+            raise ValueError("predict needs texts: set --input FILE, or - for standard input.")
+        if self.predict == "-":
+            return read_lines("-", text=self.text_columns)
+        source = Path(self.predict)
+        id = None if source.suffix == ".txt" else self.id_column
+        return read_lines(source, text=self.text_columns, id=id)
+
+    def _dataset(
+        self, columns: Sequence[Tokens], labels: NDArray[np.int64] | None = None
+    ) -> TextDataset:
+        template = Template(self.tokenizer, pair=len(columns) > 1)
+        return TextDataset(columns, labels, template, self.max_length, self.truncation)
+
+    @property
+    def batch_fields(self) -> list[str]:
+        """Fields of the batches that a network may read."""
+        segments = ["token_type_ids"] * (len(self.text_columns) > 1)
+        return ["input_ids", "attention_mask", *segments]
+
+    def batches(
+        self, inputs: Sequence[str] | Sequence[tuple[str, str]], batch_tokens: int
+    ) -> Iterator[TextBatch]:
+        """Yield texts, or pairs of texts, in batches of similar length.
+
+        Args:
+            inputs: Texts of any length.
+            batch_tokens: Most tokens of a batch, padding included.
+
+        Raises:
+            DataError: If pairs are given where single texts are needed, or the reverse.
+        """
+        wanted = len(self.text_columns)
+        rows = [(text,) if isinstance(text, str) else tuple(text) for text in inputs]
+        for number, row in enumerate(rows):
+            if len(row) != wanted:
+                kinds = {1: "single texts", 2: "pairs of texts"}
+                raise DataError(
+                    f"Input {number} has {len(row)} texts, but the network was trained on "
+                    f"{kinds[wanted]}."
+                )
+        if not rows:
+            return
+        columns = zip(*rows, strict=True)
+        dataset = self._dataset([encode(column, self.tokenizer) for column in columns])
+        lengths = dataset.lengths
+        most = max(batch_tokens, int(lengths.max()))
+        for batch in LengthGroupedBatches(lengths, batch_tokens=most, shuffle=False):
+            yield dataset[batch]
+
+    def save_preprocessor(self, folder: Path, inputs: Sequence[str]) -> None:
+        """Write the tokenizer for whoever loads an export.
+
+        Args:
+            folder: Where its files go.
+            inputs: What the network takes; the tokenizer yields no more.
+        """
+        files = tokenizer_files(self.tokenizer)
+        tokenizer = tokenizer_from_files(files)  # a copy
+        tokenizer.model_max_length = self.max_length
+        tokenizer.truncation_side = "left" if self.truncation == "tail" else "right"
+        tokenizer.model_input_names = [name for name in inputs if name in self.batch_fields]
+        for name in ("truncation_side", "model_input_names"):  # what save_pretrained writes
+            tokenizer.init_kwargs[name] = getattr(tokenizer, name)
+        tokenizer.save_pretrained(folder)
