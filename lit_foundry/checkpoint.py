@@ -200,10 +200,43 @@ def submodule_state(path: Path, name: str) -> dict[str, Tensor]:
 def load_submodule(module: nn.Module, path: Path, name: str = "backbone") -> None:
     """Initialize ``module`` from the submodule ``name`` of a checkpoint, strictly.
 
+    Args:
+        module: A backbone.
+        path: Checkpoint, or a folder of ``transformers``, such as an export.
+        name: Attribute of the checkpoint's task that holds it.
+
     Raises:
         CheckpointError: If the tensors differ in name or shape; the first ones are listed.
     """
-    load_strictly(module, submodule_state(path, name), f"{path}, {name}")
+    state = folder_state(module, path) if path.is_dir() else submodule_state(path, name)
+    load_strictly(module, state, f"{path}, {name}")
+
+
+def folder_state(module: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """Read the tensors of a text encoder from a folder of ``transformers``.
+
+    Raises:
+        CheckpointError: If it has no config.json, or ``module`` cannot be built from it.
+    """
+    kind: Any = type(module)
+    if not (folder / "config.json").is_file() or not hasattr(module, "pooling"):
+        raise CheckpointError(
+            f"model.init_from={folder} is no folder of transformers for a {kind.__name__}: name a "
+            "checkpoint file, or a folder with config.json and weights."
+        )
+    state: dict[str, Tensor] = kind(pretrained=str(folder), pooling=module.pooling).state_dict()
+    return state
+
+
+def tokenizer_json(path: Path) -> str | None:
+    """Return the tokenizer of a checkpoint, or of a folder of ``transformers``, if it has one."""
+    if path.is_dir():
+        file = path / "tokenizer.json"
+        return file.read_text() if file.is_file() else None
+    recipe = read_checkpoint(path).get("lit_foundry") or {}
+    state = recipe.get("data_state") or {}
+    text: str | None = state.get("tokenizer", {}).get("tokenizer.json")
+    return text
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

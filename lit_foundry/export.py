@@ -16,11 +16,13 @@ from lit_foundry import __version__
 from lit_foundry.checkpoint import CheckpointError, load_data, load_task
 from lit_foundry.inference import MANIFEST, exported_logits
 from lit_foundry.nn import Backbone
+from lit_foundry.nn.language_model import language_model
 from lit_foundry.nn.sequence_classifier import sequence_classifier
 from lit_foundry.run import RunFolder
 from lit_foundry.tracking import tracker_of
 from lit_foundry.usage import OWN_HELP, Parser
 
+CLASSIFIES = "text-classification"
 # Largest difference of logits, in units of the largest logit or 1.
 TOLERANCE = {"hf": 1e-5, "onnx": 1e-4, "torch": 1e-5}
 # Rows and size (tokens) of what is compared, as far as the data's own longest allows.
@@ -38,19 +40,23 @@ def main(args: list[str]) -> None:
     if tracker := tracker_of(RunFolder.of(given.ckpt_path).path):
         tracker.log_artifact(output, type="model", name="export", aliases=[given.format])
         tracker.finalize("success")
-    print(f"Exported to {output}. It labels texts in Python:")
-    print(f'  lit_foundry.load("{output}").predict(["a text"])')
+    print(f"Exported to {output}. In Python:")
+    job = json.loads((output / MANIFEST).read_text())["job"]
+    if job == CLASSIFIES:
+        print(f'  lit_foundry.load("{output}").predict(["a text"])')
     if given.format == "hf":
-        print(
-            f'  transformers.pipeline("text-classification", "{output}")("a text", truncation=True)'
-        )
+        text = '"a text", truncation=True' if job == CLASSIFIES else '"a text with its [MASK]"'
+        text = '"a text that"' if job == "text-generation" else text
+        print(f'  transformers.pipeline("{job}", "{output}")({text})')
+    if job != CLASSIFIES:
+        print(f"To fine-tune from it: --model.init_from {output}")
 
 
 def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
     """Write an export, or leave what was there before.
 
     Args:
-        ckpt_path: Checkpoint of a classification task.
+        ckpt_path: Checkpoint of a classification task or, for ``hf`` alone, a language model.
         format: ``hf``, ``onnx`` or ``torch``.
         output: Folder to write; None takes ``<run>/export/<format>``.
 
@@ -69,13 +75,20 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
         raise ModuleNotFoundError("--format onnx: pip install 'lit-foundry[onnx]'.")
     task: Any = load_task(ckpt_path)
     if not hasattr(task, "head") or not hasattr(task, "backbone"):
-        raise CheckpointError(f"{ckpt_path} holds a {type(task).__name__}, which has no classes.")
+        raise CheckpointError(f"{ckpt_path} holds a {type(task).__name__}, which has no head.")
+    job = getattr(task, "job", CLASSIFIES)  # name of the pipeline of transformers
+    if job != CLASSIFIES and format != "hf":
+        raise CheckpointError(
+            f"--format {format} takes classifiers; a {type(task).__name__} takes --format hf."
+        )
     data: Any = load_data(ckpt_path)
-    network = Network(task.backbone, task.head, data.batch_fields).eval()
+    kind = Network if job == CLASSIFIES else LanguageNetwork
+    network = kind(task.backbone, task.head, data.batch_fields).eval()
     state = data.state()
     manifest = {
         "version": __version__,
         "format": format,
+        "job": job,
         "inputs": list(network.inputs),
         "checkpoint": str(ckpt_path),
         "data": data.recipe(),
@@ -152,9 +165,25 @@ class Network(nn.Module):
         return tuple(batch[name].long() for name in self.inputs)
 
 
+class LanguageNetwork(Network):
+    """Backbone and language head as a function of tensors."""
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return (B, T, V) logits."""
+        batch = dict(zip(self.inputs, values, strict=True))
+        tokens = self.backbone.encode(batch | {"attention_mask": batch["attention_mask"].bool()})
+        head: Any = self.head
+        logits: Tensor = head(tokens.tokens, head.decoder_weight(self.backbone))
+        return logits
+
+
 def write_hf(network: Network, folder: Path, labels: Sequence[str]) -> None:
-    """Write what ``AutoModelForSequenceClassification`` loads."""
-    sequence_classifier(network.backbone, network.head, labels).save_pretrained(folder)
+    """Write what ``AutoModelForSequenceClassification`` loads, or that of the language model."""
+    if isinstance(network, LanguageNetwork):
+        model = language_model(network.backbone, network.head)
+    else:
+        model = sequence_classifier(network.backbone, network.head, labels)
+    model.save_pretrained(folder)
 
 
 def dynamic_shapes(network: Network) -> tuple[dict[int, Any], ...]:

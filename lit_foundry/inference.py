@@ -65,11 +65,16 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
         device: Where a checkpoint or a ``transformers`` folder runs.
 
     Raises:
-        CheckpointError: If it is neither.
+        CheckpointError: If it is neither, or no classifier.
     """
     path = Path(path)
     if not path.is_dir():
-        task = load_task(path).to(device)
+        task: Any = load_task(path).to(device)
+        if hasattr(task, "job"):
+            raise CheckpointError(
+                f"{path} holds a {type(task).__name__}, which labels nothing: use the command "
+                f"predict, or export --format hf and transformers.pipeline({task.job!r}, FOLDER)."
+            )
         return Predictor(load_data(path), lambda batch: task(_moved(batch, device)))
     if not (path / MANIFEST).is_file():
         raise CheckpointError(
@@ -77,6 +82,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
             "or a folder that export wrote."
         )
     manifest = json.loads((path / MANIFEST).read_text())
+    if (job := manifest.get("job", "text-classification")) != "text-classification":
+        raise CheckpointError(f"{path} labels nothing: use transformers.pipeline({job!r}, FOLDER).")
     data = build(manifest["data"], LightningDataModule)
     state = manifest["data_state"]
     files = {name: (path / name).read_text() for name in state.get("tokenizer", ())}
@@ -106,9 +113,10 @@ def exported_logits(
         return {k: v.long() if v.dtype == torch.bool else v for k, v in fields.items()}
 
     if format == "hf":
-        from transformers import AutoModelForSequenceClassification
+        import transformers
 
-        model: Any = AutoModelForSequenceClassification.from_pretrained(folder).eval().to(device)
+        [name] = transformers.AutoConfig.from_pretrained(folder).architectures
+        model: Any = getattr(transformers, name).from_pretrained(folder).eval().to(device)
         return lambda batch: model(**_moved(taken(batch), device)).logits
     if format == "onnx":
         try:

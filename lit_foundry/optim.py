@@ -15,6 +15,7 @@ from torch.optim import SGD, AdamW, Muon, Optimizer
 
 Name = Literal["adamw", "sgd", "muon"]
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
+DecayShape = Literal["linear", "sqrt"]
 Blocks = Sequence[tuple[nn.Module, list[nn.Module]]]
 
 
@@ -32,7 +33,9 @@ class OptimConfig:
         muon_lr: Peak rate of Muon, whose updates have AdamW's size; None means ``lr``.
         schedule: Shape after the warmup; ``wsd`` (warmup, stable, decay) is flat at first.
         warmup: Fraction of the run, in [0, 1), spent rising linearly to the peak.
-        decay: Last fraction of the run over which ``wsd`` falls linearly.
+        decay: Last fraction of the run over which ``wsd`` falls.
+        decay_shape: How it falls: ``linear``, or as one minus the square root (``sqrt``), which
+            leaves less loss behind (Hägele et al. 2024, https://arxiv.org/abs/2405.18392).
         final: Rate at the end of the run, as a multiple of the peak.
         layer_decay: Multiple of the rate per block below the head, in (0, 1].
         fused: Fused kernels; None means in AdamW, where every parameter is on CPU or CUDA.
@@ -51,6 +54,7 @@ class OptimConfig:
     schedule: Schedule = "linear"
     warmup: float = 0.0
     decay: float = 0.2
+    decay_shape: DecayShape = "linear"
     final: float = 0.0
     layer_decay: float = 1.0
     fused: bool | None = None
@@ -65,6 +69,7 @@ class OptimConfig:
             "schedule": (self.schedule in shapes, f"is one of {', '.join(shapes)}"),
             "warmup": (0 <= self.warmup < 1, "is a fraction of the run in [0, 1)"),
             "decay": (0 < self.decay <= 1, "is a fraction of the run in (0, 1]"),
+            "decay_shape": (self.decay_shape in get_args(DecayShape), "is linear or sqrt"),
             "final": (0 <= self.final <= 1, "is a multiple of the peak rate in [0, 1]"),
             "layer_decay": (0 < self.layer_decay <= 1, "is a multiple per block in (0, 1]"),
         }
@@ -101,6 +106,8 @@ def lr_factor(progress: float, step: float, config: OptimConfig) -> float:
     if config.schedule == "constant":
         return 1.0
     fallen = 0.5 * (1 - math.cos(math.pi * done)) if config.schedule == "cosine" else done
+    if config.schedule == "wsd" and config.decay_shape == "sqrt":
+        fallen = math.sqrt(done)
     return 1 - (1 - config.final) * fallen
 
 

@@ -128,12 +128,13 @@ class RunFolder:
             task: Names the metric that makes a checkpoint the best.
             config: Resolved configuration as YAML; the recipes of task and data if None.
         """
-        from lit_foundry.callbacks import Best, Recovery, RunRecord, Throughput
+        from lit_foundry.callbacks import Best, Recovery, RunRecord, Samples, Throughput
 
         monitor, mode = getattr(task, "monitor", None), getattr(task, "mode", "min")
         best = Best(self.checkpoints, monitor, mode)
         recovery = Recovery(self.checkpoints, self.every_minutes, self.every_n_steps)
-        return [Throughput(), RunRecord(self, config), best, recovery]
+        samples = [Samples(self)] if hasattr(task, "samples") else []
+        return [Throughput(), RunRecord(self, config), *samples, best, recovery]
 
     def write(self, name: str, content: Mapping[str, Any] | str) -> Path:
         """Write a text or JSON file of the run, whole or not at all."""

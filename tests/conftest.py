@@ -98,3 +98,31 @@ def write_config(path: Path, config: dict[str, Any]) -> Path:
     """Write a configuration as YAML."""
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+def corpus_config(folder: Path, task: str = "MaskedLM") -> dict[str, Any]:
+    """Write 150 reviews as a corpus; return a configuration that pretrains on it."""
+    texts = [text for text, _ in reviews(150, seed=0)]
+    (folder / "corpus.txt").write_text("\n".join(texts))
+    config = tiny_config(folder)
+    if task == "CausalLM":
+        gpt = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
+        gpt |= {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+        config["model"]["init_args"]["backbone"] = {
+            "class_path": "TextDecoder",
+            "init_args": {"config": gpt},
+        }
+    config["model"]["class_path"] = task
+    config["data"] = {
+        "class_path": "Corpus",
+        "init_args": {
+            "train": str(folder / "corpus.txt"),
+            "delimiter": "\n",
+            "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
+            "max_length": 64,
+            "val_fraction": 0.1,
+            "batch_size": 12,
+            "micro_batch": 4,
+        },
+    }
+    return config

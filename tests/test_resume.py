@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from lit_foundry.checkpoint import CheckpointError, read_checkpoint
 from lit_foundry.cli import main
+from tests.conftest import corpus_config, write_config
 from tests.processes import run
 
 # 108 training reviews, 9 steps an epoch, 3 micro-batches a step: 54 micro-steps in all;
@@ -65,32 +67,63 @@ def assert_same(got: Any, want: Any, where: str = "checkpoint") -> None:
         assert got == want, where
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_run_ends_with_the_same_bits(tiny: Path, workers: int) -> None:
-    loader = f"--data.num_workers={workers}"
-    assert fit(tiny, "whole", None, loader) == 0
+def kill_and_compare(tiny: Path, cases: Sequence[list[int]], *more: str) -> None:
+    """Kill runs at these micro-steps, resume them, and compare them to one that was let alone."""
     want, want_rows, want_order = end_of(tiny, "whole")
-    assert sorted(want_order) == list(range(54))
 
     def kill_and_resume(kills: list[int]) -> None:
         name = "-".join(["killed", *map(str, kills)])
         for number, kill_at in enumerate(kills):
             resume = ["--resume", "required"] if number else []
-            assert fit(tiny, name, kill_at, loader, *resume) == -signal.SIGKILL
-        assert fit(tiny, name, None, loader, "--resume", "required") == 0
+            assert fit(tiny, name, kill_at, *more, *resume) == -signal.SIGKILL
+        assert fit(tiny, name, None, *more, "--resume", "required") == 0
         got, rows, order = end_of(tiny, name)
         assert order == want_order, name
         assert rows == want_rows, name
-        assert got["global_step"] == want["global_step"] == 18
+        assert got["global_step"] == want["global_step"]
         for part in ("state_dict", "optimizer_states"):
             assert_same(got[part], want[part], f"{name}: {part}")
 
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(kill_and_resume, cases))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_run_ends_with_the_same_bits(tiny: Path, workers: int) -> None:
+    loader = f"--data.num_workers={workers}"
+    assert fit(tiny, "whole", None, loader) == 0
+    want, _, order = end_of(tiny, "whole")
+    assert sorted(order) == list(range(54))
+    assert want["global_step"] == 18
     # In an accumulation window, at a step's end, before and after a validation, at an epoch's
     # first and last micro-step, and twice in one run.
     kills = [7], [8], [11, 14], [23], [26], [27], [30, 44], [53]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(kill_and_resume, kills))
+    kill_and_compare(tiny, kills, loader)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["MaskedLM", "CausalLM"])
+def test_killed_pretraining_ends_with_the_same_bits(task: str, tmp_path: Path) -> None:
+    config = corpus_config(tmp_path, task)
+    data, optim = config["data"]["init_args"], config["model"]["init_args"]["optim"]
+    # Steps grow from 2 to 8 rows over both epochs, of which the first has more steps.
+    data |= {"max_length": 32, "batch_size": 8, "micro_batch": 4}
+    data |= {"batch_warmup": {"tokens": 4000, "start": 0.25}}
+    optim |= {"schedule": "wsd", "name": "muon"}
+    if task == "MaskedLM":
+        config["model"]["init_args"]["masking"] = {"prob": 0.3, "final_prob": 0.15, "unit": "span"}
+    else:
+        data["packing"] = "concatenated"
+    path = write_config(tmp_path / "tiny.yaml", config)
+    assert fit(path, "whole") == 0
+    want, _, order = end_of(path, "whole")
+    steps = max(order) + 1
+    assert steps == 2 * want["global_step"] > 40
+    first = {len(rows) for rows in list(order.values())[:2]}
+    assert first == {1}, "the batch does not grow"
+    kills = [5], [13, steps - 10], [steps // 2], [steps // 2 + 1], [steps - 2]
+    kill_and_compare(path, kills)
 
 
 def test_demanded_resume_that_finds_nothing_fails(tiny: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_foundry.checkpoint import CheckpointError, load_task
 from lit_foundry.data import TextFiles
-from lit_foundry.data.tokenizer import TrainTokenizer
+from lit_foundry.data.tokenizer_training import TrainTokenizer
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.backbone import Features
 from lit_foundry.nn.text import TextEncoder, masked_mean

@@ -15,14 +15,13 @@ from lit_foundry.data import TextBatch, TrainTokenizer
 from lit_foundry.data.cache import tokenize
 from lit_foundry.data.text_dataset import TextDataset
 from lit_foundry.data.tokenizer import (
-    SPECIAL,
     Template,
     load_tokenizer,
     tokenizer_files,
     tokenizer_from_files,
-    train_tokenizer,
     truncate,
 )
+from lit_foundry.data.tokenizer_training import SPECIAL, train_tokenizer
 
 SYLLABLES = ["ba", "ce", "di", "fo", "gu", "ka", "Le", "mi", "no", "été", "ñu", "ö"]
 SIGNS = [",", ".", " - ", "!", " $", "€"]

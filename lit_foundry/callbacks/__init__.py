@@ -6,6 +6,7 @@ from lit_foundry.callbacks.predictions import PredictionWriter
 from lit_foundry.callbacks.progress_bar import ProgressBar
 from lit_foundry.callbacks.recovery import Recovery
 from lit_foundry.callbacks.run_record import RunRecord
+from lit_foundry.callbacks.samples import Samples
 from lit_foundry.callbacks.score_record import ScoreRecord
 from lit_foundry.callbacks.throughput import Throughput
 
@@ -16,6 +17,7 @@ __all__ = [
     "ProgressBar",
     "Recovery",
     "RunRecord",
+    "Samples",
     "ScoreRecord",
     "Throughput",
 ]

@@ -14,21 +14,26 @@ from lit_foundry.run import RunFolder
 
 
 class SampleOutputs:
-    """Keeps what batches yield of each sample: tensors of shape (B, ...), ``index`` among them."""
+    """Keeps what batches yield of each sample.
+
+    These are tensors of shape (B, ...), ``index`` among them, and lists of length B.
+    """
 
     def __init__(self) -> None:
-        self._parts: list[dict[str, Tensor]] = []
+        self._parts: list[dict[str, Any]] = []
 
     def clear(self) -> None:
         """Forget all batches."""
         self._parts.clear()
 
-    def add(self, outputs: Mapping[str, Tensor] | None) -> None:
+    def add(self, outputs: Mapping[str, Any] | None) -> None:
         """Keep a batch, on the CPU; None yields nothing of a single sample."""
         if outputs:
-            self._parts.append({name: value.detach().cpu() for name, value in outputs.items()})
+            self._parts.append(
+                {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in outputs.items()}
+            )
 
-    def gather(self, trainer: Trainer) -> dict[str, Tensor]:
+    def gather(self, trainer: Trainer) -> dict[str, Any]:
         """Return the samples of all ranks on rank 0, in the order of the split, and forget them.
 
         Every rank has to call it; other ranks get nothing.
@@ -43,7 +48,14 @@ class SampleOutputs:
         if not parts:
             return {}
         order = torch.cat([part["index"] for part in parts]).argsort()
-        return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
+        found: dict[str, Any] = {}
+        for name, first in parts[0].items():
+            if isinstance(first, Tensor):
+                found[name] = torch.cat([part[name] for part in parts])[order]
+            else:
+                rows = [row for part in parts for row in part[name]]
+                found[name] = [rows[i] for i in order.tolist()]
+        return found
 
 
 class EvaluationRecord(Callback):

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from errno import EACCES
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +16,9 @@ from lit_foundry.callbacks.evaluation_record import SampleOutputs
 
 
 class PredictionWriter(Callback):
-    """Writes id, label and the probability of each class, one line a sample.
+    """Writes one line a sample: id, label and the probability of each class.
+
+    A task that yields a ``record`` of each sample instead has that written, as JSONL only.
 
     Args:
         labels: Names of the classes, in the order of the network's outputs.
@@ -28,8 +30,9 @@ class PredictionWriter(Callback):
     """
 
     def __init__(self, labels: Sequence[str], output: Path | None = None) -> None:
-        if output is not None and output.suffix not in (".jsonl", ".csv"):
-            raise ValueError(f"--output {output}: the suffix must be .jsonl or .csv.")
+        suffixes = (".jsonl", ".csv") if labels else (".jsonl",)
+        if output is not None and output.suffix not in suffixes:
+            raise ValueError(f"--output {output}: the suffix must be {' or '.join(suffixes)}.")
         if output is not None:  # fail before predicting, not after
             if output.is_dir():
                 raise ValueError(f"--output {output} is a folder; name a file.")
@@ -52,33 +55,37 @@ class PredictionWriter(Callback):
         found = self._outputs.gather(trainer)
         if not trainer.is_global_zero:
             return
-        probs = found["prob"].tolist()
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        ids = data.table("predict").ids
+        ids = self._ids(trainer)
+        if "record" in found:
+            rows = [{"id": ids(i), **record} for i, record in enumerate(found["record"])]
+        else:
+            rows = [self._row(ids(i), prob) for i, prob in enumerate(found["prob"].tolist())]
         if self.output is None:
-            self._write(sys.stdout, ids, probs, as_csv=False)
+            self._write(sys.stdout, rows, as_csv=False)
             return
         partial = self.output.with_name(f".{self.output.name}.partial")
         with partial.open("w", newline="", encoding="utf-8") as file:
-            self._write(file, ids, probs, as_csv=self.output.suffix == ".csv")
+            self._write(file, rows, as_csv=self.output.suffix == ".csv")
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.output)
-        print(f"{len(probs)} predictions written to {self.output}")
+        print(f"{len(rows)} predictions written to {self.output}")
 
-    def _write(
-        self, file: IO[str], ids: Sequence[str] | None, probs: list[list[float]], as_csv: bool
-    ) -> None:
+    @staticmethod
+    def _ids(trainer: Trainer) -> Callable[[int], str]:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        ids: Sequence[str] | None = data.table("predict").ids
+        return str if ids is None else ids.__getitem__
+
+    def _row(self, name: str, probs: Sequence[float]) -> dict[str, Any]:
+        label = self.labels[max(range(len(probs)), key=probs.__getitem__)]
+        rounded = [round(p, 6) for p in probs]
+        return {"id": name, "label": label, "prob": dict(zip(self.labels, rounded, strict=True))}
+
+    def _write(self, file: IO[str], rows: Sequence[dict[str, Any]], as_csv: bool) -> None:
+        if not as_csv:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            return
         writer = csv.writer(file)
-        if as_csv:
-            writer.writerow(["id", "label", *(f"prob_{name}" for name in self.labels)])
-        for i, row in enumerate(probs):
-            name = ids[i] if ids is not None else str(i)
-            label = self.labels[max(range(len(row)), key=row.__getitem__)]
-            row = [round(p, 6) for p in row]
-            if as_csv:
-                writer.writerow([name, label, *row])
-            else:
-                prob = dict(zip(self.labels, row, strict=True))
-                line = {"id": name, "label": label, "prob": prob}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        writer.writerow(["id", "label", *(f"prob_{name}" for name in self.labels)])
+        writer.writerows([row["id"], row["label"], *row["prob"].values()] for row in rows)

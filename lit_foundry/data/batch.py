@@ -15,4 +15,6 @@ class TextBatch(TypedDict):
     attention_mask: Tensor  # (B, T) bool, False at padding
     index: Tensor  # (B,) int64, the sample's row in its split
     token_type_ids: NotRequired[Tensor]  # (B, T) int64, 1 in the second text of a pair
+    document: NotRequired[Tensor]  # (B, T) int64, which one of the row, from 1; 0 at padding
+    position_ids: NotRequired[Tensor]  # (B, T) int64, place in the document
     label: NotRequired[Tensor]  # (B,) int64

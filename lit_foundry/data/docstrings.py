@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lit_foundry.data.docstring_corpus import cached
 from lit_foundry.data.table import Table
 from lit_foundry.data.text import TextData
-from lit_foundry.data.tokenizer import TrainTokenizer
+from lit_foundry.data.tokenizer_training import TrainTokenizer
 
 
 class Docstrings(TextData):

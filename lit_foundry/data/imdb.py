@@ -18,7 +18,7 @@ from lit_foundry.data.readers import (
 )
 from lit_foundry.data.table import Table
 from lit_foundry.data.text import TextData
-from lit_foundry.data.tokenizer import TrainTokenizer
+from lit_foundry.data.tokenizer_training import TrainTokenizer
 
 NAMES = ("neg", "pos")
 

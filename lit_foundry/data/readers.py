@@ -4,34 +4,30 @@ Errors name, in one line, the file, the line of a text file or the row of anothe
 a header is line 1), the rule and the remedy.
 """
 
-import csv
 import json
-import sys
-from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from lit_foundry.data.rows import (
+    DataError,
+    DatasetNotFoundError,
+    Rows,
+    arrow_rows,
+    check_columns,
+    decoded,
+    json_rows,
+    lines_of,
+    rows_of,
+    wrong_cell,
+)
 from lit_foundry.data.table import Table
 from lit_foundry.sources import from_hub, resolve
 
+__all__ = ["DataError", "DatasetNotFoundError"]  # most users of readers need them
+__all__ += ["read_folder", "read_hub", "read_lines", "read_table"]
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-Rows = Iterator[tuple[str, Sequence[Any]]]  # where in which file, and the cells read there
-
-
-class DatasetNotFoundError(FileNotFoundError):
-    """Says which data is missing, where it was looked for, and what to do."""
-
-
-class DataError(ValueError):
-    """Says which row of which file breaks which rule, and what to do."""
 
 
 def read_table(
@@ -50,23 +46,10 @@ def read_table(
         DatasetNotFoundError: If there is no such file.
         DataError: If it is empty or malformed, or lacks a column, a text or a label.
     """
-    columns, source, suffix = _columns(text, label, id), str(path), Path(path).suffix.lower()
-    names = list(columns.values())
-    if suffix not in SUFFIXES:
+    columns = _columns(text, label, id)
+    if Path(path).suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: not a table. Convert it to one of {', '.join(SUFFIXES)}.")
-    if suffix == ".jsonl":
-        return _table(_json_rows(_lines(path), source, names), source, columns)
-    if suffix != ".parquet":
-        return _table(_csv_rows(_lines(path), source, names, suffix == ".csv"), source, columns)
-    found = _existing(path)
-    try:
-        with pq.ParquetFile(found) as file:
-            _places(source, names, file.schema_arrow.names)
-            batches = file.iter_batches(columns=names)
-            return _table(_arrow_rows(batches, file.schema_arrow, source, names), source, columns)
-    except (pa.ArrowException, OSError) as error:  # OSError: damaged inside
-        reason = shorten(str(error), 200)
-        raise DataError(f"{path}: not valid parquet ({reason}). Write it again.") from error
+    return _table(rows_of(path, list(columns.values())), str(path), columns)
 
 
 def read_hub(
@@ -93,9 +76,9 @@ def read_hub(
     source, names = f"{name}, split {split}", list(columns.values())
     with from_hub(path, f"(Asked for: {source}.) {remedy}"):
         data = datasets.load_dataset(path, config, split=split)
-    _places(source, names, data.column_names)
+    check_columns(source, names, data.column_names)
     batches = data.with_format("arrow", columns=names).iter(1000)
-    return _table(_arrow_rows(batches, data.features.arrow_schema, source, names), source, columns)
+    return _table(arrow_rows(batches, data.features.arrow_schema, source, names), source, columns)
 
 
 def read_folder(root: Path, names: Sequence[str]) -> Table:
@@ -107,7 +90,7 @@ def read_folder(root: Path, names: Sequence[str]) -> Table:
             rule = "no .txt files, one for each text"
             raise DatasetNotFoundError(f"{root / name}: {rule}. Unpack the archive again.")
         files += found
-    texts = [_decode(file.read_bytes(), str(file)) for file in files]
+    texts = [decoded(file.read_bytes(), str(file)) for file in files]
     ids = [file.relative_to(root).as_posix() for file in files]
     return Table(texts, labels=[file.parent.name for file in files], ids=ids, source=str(root))
 
@@ -135,11 +118,11 @@ def read_lines(
     if source != "-" and Path(source).suffix.lower() != ".txt":
         table = read_table(source, text, label, id)
     else:
-        lines = list(_lines(source))
+        lines = list(lines_of(source))
         if not any(map(str.strip, lines)):
             raise DataError(f"{place}: empty. Give one text a line.")
         if source == "-" and _is_record(lines[0], columns["texts"]):
-            table = _table(_json_rows(lines, place, list(columns.values())), place, columns)
+            table = _table(json_rows(lines, place, list(columns.values())), place, columns)
         elif "pairs" in columns:
             raise DataError(f"{place}: one text a line, where pairs are needed. Give JSON lines.")
         else:
@@ -156,114 +139,12 @@ def _columns(text: str | Sequence[str], label: str | None, id: str | None) -> di
     return columns | {k: v for k, v in (("labels", label), ("ids", id)) if v is not None}
 
 
-def _existing(path: Path) -> Path:
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise DatasetNotFoundError(f"{path.absolute()}: no such file. Correct its path in data.*.")
-    if not path.stat().st_size:
-        raise DataError(f"{path}: empty file. Write it again, or name another.")
-    return path
-
-
-def _decode(data: bytes, where: str) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        rule = f"not UTF-8 (byte 0x{data[error.start]:02x} at position {error.start})"
-        raise DataError(f"{where}: {rule}. Convert it, as with iconv -t utf-8.") from None
-
-
-def _lines(source: Path | Literal["-"]) -> Iterator[str]:
-    place = "standard input" if source == "-" else str(source)
-    stdin = nullcontext(sys.stdin.buffer)
-    with stdin if source == "-" else _existing(source).open("rb") as file:
-        for number, line in enumerate(file, 1):
-            data = line.removeprefix(BOM_UTF8) if number == 1 else line  # Excel writes one
-            yield _decode(data, f"{place}, line {number}")
-
-
-def _places(where: str, names: Sequence[str], columns: Sequence[str]) -> list[int]:
-    """Find the columns of these names."""
-    for name in names:
-        if (count := columns.count(name)) != 1:
-            near = get_close_matches(name, columns, 1, cutoff=0.4)
-            hint = f" (did you mean {near[0]!r}?)" if near and not count else ""
-            rule = f"{count} columns named {name!r}" if count else f"no column {name!r}{hint}"
-            there = shorten(", ".join(columns), 200)
-            raise DataError(f"{where}: {rule}. Set data.text, data.label to its columns: {there}.")
-    return [columns.index(name) for name in names]
-
-
-def _csv_rows(lines: Iterable[str], source: str, names: Sequence[str], quoted: bool) -> Rows:
-    csv.field_size_limit(2**31 - 1)  # the default refuses texts above 128 kB
-    form: Any = {} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(lines, strict=True, **form)
-    where = f"{source}, line 1"
-    try:
-        header = next(reader, [])
-        places = _places(where, names, header)
-        where = f"{source}, line {reader.line_num + 1}"
-        for record in reader:
-            if not record and not quoted and len(header) == 1:
-                record = [""]  # a blank line of a one-column .tsv is a text; others hold nothing
-            if record and len(record) != len(header):
-                rule = f"{len(record)} fields, where the header has {len(header)}"
-                remedy = "Quote commas and newlines" if quoted else "Replace tabs and newlines"
-                raise DataError(f"{where}: {rule}. {remedy} inside texts.")
-            if record:
-                yield where, [record[place] for place in places]
-            # Not one more than the last: a record has several lines if a text has newlines.
-            where = f"{source}, line {reader.line_num + 1}"
-    except csv.Error as error:
-        raise DataError(f'{where}: {error}. Quote texts, and double each " in them.') from None
-
-
-def _json_rows(lines: Iterable[str], source: str, names: Sequence[str]) -> Rows:
-    for number, line in enumerate(lines, 1):
-        where = f"{source}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            if "\\ud" in line.lower():  # half of an escaped emoji, which no tokenizer takes
-                json.dumps(record, ensure_ascii=False).encode()
-        except ValueError as error:
-            reason = str(error).replace("line 1 ", "")
-            raise DataError(f"{where}: not JSON ({reason}). Write one object a line.") from None
-        if not isinstance(record, dict):
-            kind = type(record).__name__
-            raise DataError(f"{where}: a JSON {kind}, not an object. Write one object a line.")
-        _places(where, names, list(record))
-        yield where, [record[name] for name in names]
-
-
 def _is_record(line: str, column: str) -> bool:
     try:
         record = json.loads(line)
     except ValueError:
         return False
     return isinstance(record, dict) and column in record
-
-
-def _arrow_rows(batches: Iterable[Any], schema: Any, source: str, names: Sequence[str]) -> Rows:
-    info = json.loads((schema.metadata or {}).get(b"huggingface", "{}")).get("info") or {}
-    features = {k: v for k, v in info.get("features", {}).items() if isinstance(v, dict)}
-    done = 0
-    for batch in batches:
-        columns = []
-        for name in names:
-            try:
-                cells = batch.column(name).to_pylist()
-            except UnicodeDecodeError:  # arrow does not check what it reads; find the row
-                for row, cell in enumerate(batch.column(name).cast(pa.large_binary()), done + 1):
-                    _decode(cell.as_py() or b"", f"{source}, row {row}")
-                raise
-            if known := features.get(name, {}).get("names"):  # -1 stands for no label
-                cells = [None if cell is None or cell < 0 else known[cell] for cell in cells]
-            columns.append(cells)
-        for row, record in enumerate(zip(*columns, strict=True), done + 1):
-            yield f"{source}, row {row}", record
-        done += batch.num_rows
 
 
 def _table(rows: Rows, source: str, columns: dict[str, str]) -> Table:
@@ -276,9 +157,8 @@ def _table(rows: Rows, source: str, columns: dict[str, str]) -> Table:
             if not is_text and (cell is None or cell == ""):
                 first, num_missing = first or f"{where}: no {name!r}", num_missing + 1
             elif not isinstance(cell, str if is_text else str | int):
-                kind = "null" if cell is None else f"of type {type(cell).__name__}"
                 rule = "a string, which may be empty" if is_text else "a string, int or bool"
-                raise DataError(f"{where}: {name!r} is {kind}. Make it {rule}, or drop the row.")
+                raise wrong_cell(where, name, cell, rule)
             fields[field].append(str(cell))
     if not (num_rows := len(fields["texts"])):
         raise DataError(f"{source}: no rows, at most a header. Write it again, or name another.")

@@ -15,11 +15,11 @@ from lit_foundry.data.table import Table
 from lit_foundry.data.text_dataset import TextDataset
 from lit_foundry.data.tokenized_text import TokenizedText
 from lit_foundry.data.tokenizer import (
-    TrainTokenizer,
     Truncation,
     tokenizer_files,
     tokenizer_from_files,
 )
+from lit_foundry.data.tokenizer_training import TrainTokenizer
 
 EXCERPT = 400  # characters that predictions keep of a text
 

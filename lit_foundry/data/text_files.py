@@ -8,7 +8,7 @@ from lit_foundry.data.labels import in_order
 from lit_foundry.data.readers import DataError, read_hub, read_table
 from lit_foundry.data.table import Table
 from lit_foundry.data.text import TextData
-from lit_foundry.data.tokenizer import TrainTokenizer
+from lit_foundry.data.tokenizer_training import TrainTokenizer
 
 
 class TextFiles(TextData):

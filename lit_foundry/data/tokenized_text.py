@@ -19,13 +19,12 @@ from lit_foundry.data.table import Table
 from lit_foundry.data.text_dataset import TextDataset
 from lit_foundry.data.tokenizer import (
     Template,
-    TrainTokenizer,
     Truncation,
     load_tokenizer,
     tokenizer_files,
     tokenizer_from_files,
-    train_tokenizer,
 )
+from lit_foundry.data.tokenizer_training import TrainTokenizer, train_tokenizer
 
 
 class TokenizedText(DataModule):

@@ -1,20 +1,12 @@
-"""Tokenizers: loaded, or trained on the data; saved with every checkpoint as plain text."""
+"""Tokenizers: loaded, saved with every checkpoint as plain text, and how they frame texts."""
 
-import hashlib
-import json
 import os
-import shutil
-import string
 import tempfile
-import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -23,37 +15,7 @@ from lit_foundry.sources import from_hub, resolve
 # The tokenizer's threads are idle whenever loader workers fork; unset, it warns and goes serial.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-FORMAT = 2  # of trained tokenizers; another number trains them anew
 Truncation = Literal["head", "tail", "head_tail"]
-SPECIAL = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
-
-
-@dataclass(frozen=True)
-class TrainTokenizer:
-    """A tokenizer to train on the training split.
-
-    Args:
-        kind: WordPiece as in BERT, or byte-level BPE as in RoBERTa and GPT-2.
-        vocab_size: Most tokens, special ones included; small data may yield fewer.
-        lowercase: Fold case and accents.
-    """
-
-    kind: Literal["wordpiece", "bpe"] = "wordpiece"
-    vocab_size: int = 8192
-    lowercase: bool = True
-
-    def __post_init__(self) -> None:
-        """Reject a size that cannot hold an alphabet."""
-        if self.vocab_size < 300:
-            raise ValueError(
-                f"data.tokenizer.vocab_size must be at least 300, got {self.vocab_size}."
-            )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -70,88 +32,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         "to train one.",
     ):
         return AutoTokenizer.from_pretrained(path)
-
-
-def train_tokenizer(
-    config: TrainTokenizer, texts: Sequence[str], fingerprint: str, cache: Path
-) -> PreTrainedTokenizerFast:
-    """Train a tokenizer, or load the one that an earlier run trained on the same texts."""
-    content = json.dumps([FORMAT, asdict(config), fingerprint])
-    key = hashlib.sha256(content.encode()).hexdigest()[:16]
-    folder = cache / "tokenizers" / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            partial = tempfile.mkdtemp(prefix=".partial-", dir=folder.parent)
-            try:
-                _train(config, texts).save_pretrained(partial)
-                Path(partial).rename(folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        return PreTrainedTokenizerFast.from_pretrained(folder)
-
-
-def _train(config: TrainTokenizer, texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from tokenizers import decoders as dec
-
-    special = list(SPECIAL.values())
-    fold = [normalizers.StripAccents(), normalizers.Lowercase()] if config.lowercase else []
-    normalizer = normalizers.Sequence([normalizers.NFD(), *fold, normalizers.NFC()])
-    trainer: Any
-    if config.kind == "wordpiece":
-        tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk_token"]))
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = dec.WordPiece()
-        alphabet = _alphabet(texts, normalizer, (config.vocab_size - len(special)) // 2)
-        # The trainer numbers "##x" in random order, which decides ties: number them beforehand.
-        inner = [f"##{char}" for char in alphabet if not _stands_alone(char)]
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=config.vocab_size,
-            special_tokens=[*special, *inner],
-            initial_alphabet=alphabet,
-            limit_alphabet=len(alphabet),
-            show_progress=False,
-        )
-    else:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = dec.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=config.vocab_size,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-    tokenizer.normalizer = normalizer
-    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
-    if config.kind == "wordpiece":  # without "##x" among the special tokens
-        model = models.WordPiece(tokenizer.get_vocab(), unk_token=SPECIAL["unk_token"])
-        trained, tokenizer = tokenizer, Tokenizer(model)
-        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, trained.pre_tokenizer
-        tokenizer.decoder = trained.decoder
-        tokenizer.add_special_tokens(special)
-    cls, sep = SPECIAL["cls_token"], SPECIAL["sep_token"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls} $A {sep}",
-        pair=f"{cls} $A {sep} $B:1 {sep}:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
-
-
-def _alphabet(texts: Sequence[str], normalizer: Any, limit: int) -> list[str]:
-    """Return the characters that occur most, at most ``limit``, in order of their codes."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(normalizer.normalize_str(text))
-    seen = sorted(char for char in counts if not char.isspace())
-    return sorted(sorted(seen, key=lambda char: -counts[char])[:limit])
-
-
-def _stands_alone(char: str) -> bool:
-    """Tell whether the pre-tokenizer of BERT makes a character a word of its own."""
-    return char in string.punctuation or unicodedata.category(char)[0] == "P"
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:

@@ -2,6 +2,17 @@
 
 from lit_foundry.nn.backbone import Backbone, Features, restoring
 from lit_foundry.nn.heads import DenseHead, LinearHead
+from lit_foundry.nn.language_head import LanguageHead
 from lit_foundry.nn.text import TextEncoder
+from lit_foundry.nn.text_decoder import TextDecoder
 
-__all__ = ["Backbone", "DenseHead", "Features", "LinearHead", "TextEncoder", "restoring"]
+__all__ = [
+    "Backbone",
+    "DenseHead",
+    "Features",
+    "LanguageHead",
+    "LinearHead",
+    "TextDecoder",
+    "TextEncoder",
+    "restoring",
+]

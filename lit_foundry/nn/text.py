@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens, D feature width.
 """
 
+import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from lit_foundry.nn.backbone import Backbone, Features, is_restoring
 from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, LinearHead, family_options
+from lit_foundry.nn.language_head import LanguageHead, build_head, parts_of, weights_of
+from lit_foundry.nn.packed import check_isolation, isolated
 from lit_foundry.nn.text_config import OFFLINE, check, knows, read_config, set_dropout
 from lit_foundry.recipe import plain
 from lit_foundry.sources import from_hub, resolve
@@ -30,7 +33,9 @@ class TextEncoder(Backbone):
             from scratch; with it, overrides entries of the pretrained config.
         vocab_size: Number of token ids: the size of the embedding from scratch, checked against
             the weights when pretrained.
-        pooling: ``first`` token, masked ``mean``, or as the family classifies (``default``).
+        pad_id: Id of padding from scratch, where the config has none; that of the data.
+        pooling: ``first`` or ``last`` token, masked ``mean``, or as the family classifies
+            (``default``).
         dropout: Probability of all the encoder's dropouts; None keeps the config's.
         attention: Implementation; ``auto`` takes sdpa where the family supports it.
 
@@ -41,14 +46,15 @@ class TextEncoder(Backbone):
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
-    optional_inputs: ClassVar[tuple[str, ...]] = ("token_type_ids",)
+    optional_inputs: ClassVar[tuple[str, ...]] = ("token_type_ids", "position_ids", "document")
 
     def __init__(
         self,
         pretrained: str | None = None,
         config: dict[str, Any] | None = None,
         vocab_size: int | None = None,
-        pooling: Literal["default", "first", "mean"] = "default",
+        pad_id: int | None = None,
+        pooling: Literal["default", "first", "mean", "last"] = "default",
         dropout: float | None = None,
         attention: Literal["auto", "sdpa", "eager"] = "auto",
     ) -> None:
@@ -56,12 +62,15 @@ class TextEncoder(Backbone):
         built = read_config(pretrained, config or {})
         if vocab_size is not None and pretrained is None:
             built.vocab_size = vocab_size
+        if pad_id is not None and pretrained is None and "pad_token_id" not in (config or {}):
+            built.pad_token_id = pad_id
         if dropout is not None:
             set_dropout(built, dropout)
         check(built, attention)
         options = {"attn_implementation": None if attention == "auto" else attention}
         weights = None if is_restoring() else pretrained
         self.encoder, self._pretrained_head = _build(built, weights, pooling, options)
+        self._pretrained = weights
         self.pooling = pooling
         if pooling == "default":
             self.pooling = "mean" if getattr(built, "classifier_pooling", "") == "mean" else "first"
@@ -69,7 +78,7 @@ class TextEncoder(Backbone):
         self._has_segments = getattr(built, "type_vocab_size", 0) > 1
         self.dim = built.hidden_size
         self.vocab_size: int = self.encoder.get_input_embeddings().num_embeddings
-        self.max_length = _max_length(self.encoder)
+        self.max_length, self._first_position = _positions(self.encoder)
         self.pad_id: int | None = built.pad_token_id
         if vocab_size is not None and vocab_size > self.vocab_size:
             raise ValueError(
@@ -78,16 +87,45 @@ class TextEncoder(Backbone):
             )
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        document: Tensor | None = None,
     ) -> Features:
-        """Compute features of (B, T) ids; the boolean mask is True at real tokens."""
-        segments = {"token_type_ids": token_type_ids} if self._has_segments else {}
+        """Compute features of (B, T) ids; the boolean mask is True at real tokens.
+
+        Of rows that hold several documents, ``document`` numbers these from 1, with 0 at padding:
+        then no token attends to another document.
+        """
+        extra: dict[str, Any] = {"token_type_ids": token_type_ids} if self._has_segments else {}
         # Integers, as tokenizers yield them: some families of transformers compute 1 - mask.
-        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask.long(), **segments)
+        mask: Any = attention_mask.long()
+        if document is not None:
+            config: Any = self.encoder.config
+            check_isolation(config)
+            mask = isolated(config, document, self._score_dtype(input_ids.device))
+        if position_ids is not None:
+            extra["position_ids"] = position_ids + self._first_position
+        output = self.encoder(input_ids=input_ids, attention_mask=mask, **extra)
         tokens: Tensor = output.last_hidden_state
+        return Features(tokens, self._pooled(tokens, attention_mask))
+
+    def _score_dtype(self, device: torch.device) -> torch.dtype:
+        if torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+        weight: Tensor = self.encoder.get_input_embeddings().weight
+        return weight.dtype
+
+    def _pooled(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
         if self.pooling == "mean":
-            return Features(tokens, masked_mean(tokens, attention_mask))
-        return Features(tokens, tokens[:, 0])
+            return masked_mean(tokens, attention_mask)
+        if self.pooling == "last":
+            place = torch.arange(tokens.shape[1], device=tokens.device)
+            last = (place * attention_mask).argmax(1)
+            return tokens[torch.arange(len(tokens), device=tokens.device), last]
+        return tokens[:, 0]
 
     def example(self, rows: int, size: int) -> dict[str, Tensor]:
         """Return ``rows`` random texts of at most ``size`` tokens, padded, the same each time."""
@@ -120,6 +158,27 @@ class TextEncoder(Backbone):
             state = {**head.state_dict(), **self._pretrained_head}
             head.load_state_dict(state)
             self._pretrained_head = {}
+        return head
+
+    def language_head(self) -> LanguageHead:
+        """Build the family's masked language head, or that of the pretrained weights."""
+        return self._language_head(causal=False)
+
+    def _language_head(self, causal: bool) -> LanguageHead:
+        config: Any = self.encoder.config
+        head = build_head(config, causal)
+        if self._pretrained is not None:
+            from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+            auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+            path = resolve(self._pretrained)
+            options = {"dtype": torch.float32, "output_loading_info": True}
+            with from_hub(path, OFFLINE), _quiet():
+                model, info = auto.from_pretrained(path, config=copy.deepcopy(config), **options)
+            layers = tuple(f"{layer}." for layer in parts_of(model).values())
+            # Weights without a language head, such as MiniLM's, leave it as it was initialized.
+            if not [key for key in info["missing_keys"] if key.startswith(layers)]:
+                head.load_state_dict(weights_of(model))
         return head
 
     def recipe(self) -> dict[str, Any]:
@@ -196,12 +255,13 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _max_length(encoder: Any) -> int:
+def _positions(encoder: Any) -> tuple[int, int]:
+    """Return how many positions there are, and the number of the first."""
     positions = getattr(encoder.config, "max_position_embeddings", sys.maxsize)
     # The RoBERTa family counts positions from the padding id on.
     tables = [m for name, m in encoder.named_modules() if name.endswith("position_embeddings")]
     offsets = [m.padding_idx + 1 for m in tables if getattr(m, "padding_idx", None) is not None]
-    return int(positions - sum(offsets))
+    return int(positions - sum(offsets)), sum(offsets)
 
 
 def _stem(module: nn.Module, layers: nn.Module) -> Iterator[nn.Module]:

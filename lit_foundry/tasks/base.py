@@ -28,7 +28,7 @@ from lit_foundry.optim import (
 from lit_foundry.recipe import Recorded
 from lit_foundry.tasks.averaging import copy_integers, save_average
 from lit_foundry.tasks.dropout import seed_dropout
-from lit_foundry.tasks.facts import check_facts, check_inputs
+from lit_foundry.tasks.facts import check_facts, check_inputs, check_tokenizer
 from lit_foundry.tasks.finetune import Finetune
 from lit_foundry.tasks.metric_state import metric_states, restore_metrics
 from lit_foundry.tasks.progress import progress
@@ -87,6 +87,10 @@ class Task(Recorded, LightningModule, ABC):
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Compute the loss of a batch, and what the metrics need."""
 
+    def from_loss(self, stage: Stage, loss: Tensor) -> dict[str, Tensor]:
+        """Return scores that are functions of the mean loss of an evaluation, by name."""
+        return {}
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; what Lightning sets fifty times a step, past torch's checks."""
         if name == "_current_fx_name":
@@ -132,7 +136,8 @@ class Task(Recorded, LightningModule, ABC):
         metrics.reset()
         if stage != "train":
             mean: MeanMetric = getattr(self, f"{stage}_loss")
-            values[f"{stage}/loss"] = mean.compute()
+            loss = values[f"{stage}/loss"] = mean.compute()
+            values |= {f"{stage}/{k}": v for k, v in self.from_loss(stage, loss).items()}
             mean.reset()
         self.results |= {k: v.cpu() for k, v in values.items() if v.numel() != 1}
         self.log_dict({k: v for k, v in values.items() if v.numel() == 1})
@@ -177,6 +182,7 @@ class Task(Recorded, LightningModule, ABC):
     def _initialize(self, backbone: Backbone, name: str) -> None:
         if self.init_from:
             try:
+                check_tokenizer(self.init_from, getattr(self.trainer, "datamodule", None))
                 load_submodule(backbone, self.init_from, name)
             except CheckpointError as error:
                 self._unfit = error  # harmless on a resume, of which setup does not know yet

@@ -1,10 +1,13 @@
 """What data and network must agree on before the first step."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from lit_foundry.checkpoint import CheckpointError, tokenizer_json
 from lit_foundry.nn import Backbone
 
 # A network may be built larger than the data needs; any other fact must be equal.
@@ -42,3 +45,29 @@ def check_facts(module: nn.Module, key: str, facts: Mapping[str, int], data: Any
                 f"{names[0]} takes {fact} up to {built}, but {names[1]} has {value}; "
                 f"change {UPPER_BOUNDS[fact]}."
             )
+
+
+def check_tokenizer(path: Path, data: Any) -> None:
+    """Raise CheckpointError if weights were trained with other tokens than ``data`` yields.
+
+    Args:
+        path: Checkpoint, or a folder of ``transformers``, that initializes a backbone.
+        data: What is trained on now.
+    """
+    theirs = tokenizer_json(path)
+    state = data.state() if hasattr(data, "state") else {}
+    ours = state.get("tokenizer", {}).get("tokenizer.json")
+    if theirs is None or ours is None or _tokens(theirs) == _tokens(ours):
+        return
+    folder = path if path.is_dir() else path.parent.parent / "tokenizer"
+    raise CheckpointError(
+        f"model.init_from={path} was trained with another tokenizer, so its embeddings stand for "
+        f"other tokens: set data.tokenizer to {folder}."
+    )
+
+
+def _tokens(tokenizer: str) -> Any:
+    """Return which token has which id, of a tokenizer's JSON."""
+    content = json.loads(tokenizer)
+    added = {token["content"]: token["id"] for token in content["added_tokens"]}
+    return content["model"]["vocab"], added

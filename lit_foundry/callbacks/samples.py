@@ -1,0 +1,47 @@
+"""What a language model makes of some texts, written down at each validation."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_foundry.run import RunFolder
+
+
+class Samples(Callback):
+    """Writes ``samples/<step>.txt`` of the first texts that validate, and tells TensorBoard.
+
+    Args:
+        run: Folder of the run.
+        count: Number of texts.
+    """
+
+    def __init__(self, run: RunFolder, count: int = 4) -> None:
+        self.run, self.count = run, count
+        self._batch: dict[str, Any] | None = None
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the beginning of the first batch."""
+        if batch_idx == 0:
+            self._batch = {name: value[: self.count] for name, value in batch.items()}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write what the network makes of them."""
+        batch, self._batch = self._batch, None
+        if trainer.sanity_checking or batch is None or not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        text = "\n\n".join(pl_module.samples(batch, data.tokenizer)) + "\n"
+        self.run.write(f"samples/{trainer.global_step}.txt", text)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                shown = "    " + text.replace("\n", "\n    ")  # as code, else Markdown eats it
+                logger.experiment.add_text("samples", shown, trainer.global_step)

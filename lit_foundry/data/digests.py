@@ -1,0 +1,53 @@
+"""Digests of files, computed once for each content."""
+
+import os
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from tqdm.auto import tqdm
+
+from lit_foundry.data.cache import cache_root
+
+BLOCK = 2**20  # bytes read at once; a file below it is as fast to read as its digest
+SHOWN = 2**30  # bytes, some seconds, from which on there is a progress bar
+
+
+def digests(files: Sequence[Path], cache: Path | None = None) -> list[str]:
+    """Return a digest of the bytes of each file.
+
+    Those of large files are kept in ``cache`` under path, size and time of the last change, so
+    that a terabyte is read once.
+    """
+    folder = cache_root(cache) / "digests"
+    kept = [_kept(folder, path) for path in files]
+    found = [None if place is None or not place.exists() else place.read_text() for place in kept]
+    todo = sum(p.stat().st_size for p, known in zip(files, found, strict=True) if not known)
+    shown = None if todo > SHOWN else True
+    with tqdm(None, "Hashing", todo, unit="B", unit_scale=True, disable=shown) as bar:
+        return [
+            known or _digest(path, place, bar)
+            for path, place, known in zip(files, kept, found, strict=True)
+        ]
+
+
+def _kept(folder: Path, path: Path) -> Path | None:
+    stat = path.stat()
+    key = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    name = blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return folder / name if stat.st_size >= BLOCK else None
+
+
+def _digest(path: Path, place: Path | None, bar: "tqdm[None]") -> str:
+    hasher = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            hasher.update(block)
+            bar.update(len(block))
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile("w", dir=place.parent, prefix=".", delete=False) as partial:
+            partial.write(hasher.hexdigest())
+        os.replace(partial.name, place)  # another process may do the same
+    return hasher.hexdigest()

@@ -1,0 +1,194 @@
+"""Rows of files with columns, one at a time, and the errors of data.
+
+Errors name, in one line, the file, the line of a text file or the row of another (both from 1;
+a header is line 1), the rule and the remedy.
+"""
+
+import csv
+import gzip
+import json
+import sys
+import zlib
+from bisect import bisect_right
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from itertools import accumulate, islice
+from pathlib import Path
+from textwrap import shorten
+from typing import IO, Any, Literal, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Rows = Iterator[tuple[str, Sequence[Any]]]  # where in which file, and the cells read there
+
+
+class DatasetNotFoundError(FileNotFoundError):
+    """Says which data is missing, where it was looked for, and what to do."""
+
+
+class DataError(ValueError):
+    """Says which row of which file breaks which rule, and what to do."""
+
+
+def rows_of(path: Path, names: Sequence[str], start: int = 0) -> Rows:
+    """Yield the cells of a table file in columns of these names, from a row (from 0) on.
+
+    Files of JSON lines may be compressed with gzip. Errors are those of ``read_table``.
+    """
+    source, suffix = str(path), Path(Path(path).name.lower().removesuffix(".gz")).suffix
+    if suffix == ".parquet":
+        yield from _parquet_rows(path, names, start)
+    elif suffix == ".jsonl":
+        yield from islice(json_rows(lines_of(path), source, names), start, None)
+    else:
+        quoted = suffix == ".csv"
+        yield from islice(_csv_rows(lines_of(path), source, names, quoted), start, None)
+
+
+def _existing(path: Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DatasetNotFoundError(f"{path.absolute()}: no such file. Correct its path in data.*.")
+    if not path.stat().st_size:
+        raise DataError(f"{path}: empty file. Write it again, or name another.")
+    return path
+
+
+def decoded(data: bytes, where: str) -> str:
+    """Return UTF-8 as a string; ``where`` begins the error's message."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        rule = f"not UTF-8 (byte 0x{data[error.start]:02x} at position {error.start})"
+        raise DataError(f"{where}: {rule}. Convert it, as with iconv -t utf-8.") from None
+
+
+@contextmanager
+def opened(source: Path | Literal["-"]) -> Iterator[IO[bytes]]:
+    """Open a file that is not empty, through gzip if its name says so, or standard input."""
+    if source == "-":
+        yield sys.stdin.buffer
+    elif (path := _existing(source)).suffix.lower() != ".gz":
+        with path.open("rb") as file:
+            yield file
+    else:
+        try:
+            with gzip.open(path) as unpacked:
+                yield cast(IO[bytes], unpacked)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{path}: not valid gzip ({error}). Compress it again.") from error
+
+
+def lines_of(source: Path | Literal["-"]) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file, or of standard input, with their ends."""
+    place = "standard input" if source == "-" else str(source)
+    with opened(source) as file:
+        for number, line in enumerate(file, 1):
+            data = line.removeprefix(BOM_UTF8) if number == 1 else line  # Excel writes one
+            yield decoded(data, f"{place}, line {number}")
+
+
+def check_columns(where: str, names: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Return the places of the columns of these names, or raise DataError."""
+    for name in names:
+        if (count := columns.count(name)) != 1:
+            near = get_close_matches(name, columns, 1, cutoff=0.4)
+            hint = f" (did you mean {near[0]!r}?)" if near and not count else ""
+            rule = f"{count} columns named {name!r}" if count else f"no column {name!r}{hint}"
+            there = shorten(", ".join(columns), 200)
+            raise DataError(f"{where}: {rule}. Set data.text, data.label to its columns: {there}.")
+    return [columns.index(name) for name in names]
+
+
+def _csv_rows(lines: Iterable[str], source: str, names: Sequence[str], quoted: bool) -> Rows:
+    csv.field_size_limit(2**31 - 1)  # the default refuses texts above 128 kB
+    form: Any = {} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    reader = csv.reader(lines, strict=True, **form)
+    where = f"{source}, line 1"
+    try:
+        header = next(reader, [])
+        places = check_columns(where, names, header)
+        where = f"{source}, line {reader.line_num + 1}"
+        for record in reader:
+            if not record and not quoted and len(header) == 1:
+                record = [""]  # a blank line of a one-column .tsv is a text; others hold nothing
+            if record and len(record) != len(header):
+                rule = f"{len(record)} fields, where the header has {len(header)}"
+                remedy = "Quote commas and newlines" if quoted else "Replace tabs and newlines"
+                raise DataError(f"{where}: {rule}. {remedy} inside texts.")
+            if record:
+                yield where, [record[place] for place in places]
+            # Not one more than the last: a record has several lines if a text has newlines.
+            where = f"{source}, line {reader.line_num + 1}"
+    except csv.Error as error:
+        raise DataError(f'{where}: {error}. Quote texts, and double each " in them.') from None
+
+
+def json_rows(lines: Iterable[str], source: str, names: Sequence[str]) -> Rows:
+    """Yield the cells of JSON lines in columns of these names."""
+    for number, line in enumerate(lines, 1):
+        where = f"{source}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if "\\ud" in line.lower():  # half of an escaped emoji, which no tokenizer takes
+                json.dumps(record, ensure_ascii=False).encode()
+        except ValueError as error:
+            reason = str(error).replace("line 1 ", "")
+            raise DataError(f"{where}: not JSON ({reason}). Write one object a line.") from None
+        if not isinstance(record, dict):
+            kind = type(record).__name__
+            raise DataError(f"{where}: a JSON {kind}, not an object. Write one object a line.")
+        check_columns(where, names, list(record))
+        yield where, [record[name] for name in names]
+
+
+def _parquet_rows(path: Path, names: Sequence[str], start: int) -> Rows:
+    source, found = str(path), _existing(path)
+    try:
+        with pq.ParquetFile(found) as file:
+            check_columns(source, names, file.schema_arrow.names)
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            ends = list(accumulate(sizes))
+            first = bisect_right(ends, start)  # whole groups before it are not read
+            done = ends[first - 1] if first else 0
+            groups = range(first, len(sizes))
+            batches = file.iter_batches(1000, row_groups=groups, columns=names)
+            rows = arrow_rows(batches, file.schema_arrow, source, names, done)
+            yield from islice(rows, start - done, None)
+    except (pa.ArrowException, OSError) as error:  # OSError: damaged inside
+        reason = shorten(str(error), 200)
+        raise DataError(f"{path}: not valid parquet ({reason}). Write it again.") from error
+
+
+def arrow_rows(
+    batches: Iterable[Any], schema: Any, source: str, names: Sequence[str], done: int = 0
+) -> Rows:
+    """Yield the cells of columns of these names; ``done`` rows came before the batches."""
+    info = json.loads((schema.metadata or {}).get(b"huggingface", "{}")).get("info") or {}
+    features = {k: v for k, v in info.get("features", {}).items() if isinstance(v, dict)}
+    for batch in batches:
+        columns = []
+        for name in names:
+            try:
+                cells = batch.column(name).to_pylist()
+            except UnicodeDecodeError:  # arrow does not check what it reads; find the row
+                for row, cell in enumerate(batch.column(name).cast(pa.large_binary()), done + 1):
+                    decoded(cell.as_py() or b"", f"{source}, row {row}")
+                raise
+            if known := features.get(name, {}).get("names"):  # -1 stands for no label
+                cells = [None if cell is None or cell < 0 else known[cell] for cell in cells]
+            columns.append(cells)
+        for row, record in enumerate(zip(*columns, strict=True), done + 1):
+            yield f"{source}, row {row}", record
+        done += batch.num_rows
+
+
+def wrong_cell(where: str, name: str, cell: Any, rule: str) -> DataError:
+    """Return the error of a cell that breaks a rule."""
+    kind = "null" if cell is None else f"of type {type(cell).__name__}"
+    return DataError(f"{where}: {name!r} is {kind}. Make it {rule}, or drop the row.")

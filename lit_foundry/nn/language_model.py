@@ -1,0 +1,45 @@
+"""A backbone and its language head as the model that ``transformers`` has for the same family."""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from lit_foundry.nn.language_head import LanguageHead, parts_of
+from lit_foundry.nn.text import TextEncoder
+from lit_foundry.nn.text_decoder import TextDecoder
+
+
+def language_model(backbone: nn.Module, head: nn.Module) -> Any:
+    """Build the ``AutoModelForMaskedLM`` or ``AutoModelForCausalLM`` with the same logits.
+
+    Args:
+        backbone: Encoder or decoder, whose weights are copied.
+        head: Its language head.
+
+    Raises:
+        ValueError: If ``transformers`` has no such model.
+    """
+    if not isinstance(backbone, TextEncoder) or not isinstance(head, LanguageHead):
+        raise ValueError(f"transformers has no language model on a {type(backbone).__name__}.")
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    config: Any = copy.deepcopy(backbone.encoder.config)
+    config.use_cache = True
+    auto = AutoModelForCausalLM if isinstance(backbone, TextDecoder) else AutoModelForMaskedLM
+    model = auto.from_config(config)
+    state = {f"{model.base_model_prefix}.{k}": v for k, v in backbone.encoder.state_dict().items()}
+    own = head.state_dict()
+    for name, path in parts_of(model).items():
+        prefix = "" if name == "out" else f"{name}."
+        keys = [key for key in model.get_submodule(path).state_dict() if prefix + key in own]
+        state |= {f"{path}.{key}": own[prefix + key] for key in keys}
+    if config.tie_word_embeddings:
+        out = parts_of(model)["out"]
+        state[f"{out}.weight"] = head.decoder_weight(backbone).detach()
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    # A bias may have two names.
+    left = [name for name in missing if not name.endswith(".bias")]
+    if left or unexpected:
+        raise ValueError(f"transformers names weights otherwise: {[*left, *unexpected][:3]}.")
+    return model.eval()

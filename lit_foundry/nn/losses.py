@@ -1,0 +1,90 @@
+"""Losses that torch lacks.
+
+Shapes: N predictions, E width of the last layer, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_foundry.nn.masking import IGNORED
+
+CHUNK_BYTES = 2**25  # of the float32 logits of a chunk: large enough for the matrix kernels
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Takes the gradient of each chunk while its logits are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        wanted = ctx.needs_input_grad
+        if torch.is_autocast_enabled(hidden.device.type):
+            dtype = torch.get_autocast_dtype(hidden.device.type)
+            hidden, small = hidden.to(dtype), weight.to(dtype)
+        else:
+            small = weight.to(hidden.dtype)
+        total = torch.zeros((), device=hidden.device)
+        preds = torch.empty_like(target)
+        grad_hidden = torch.empty_like(hidden) if wanted[0] else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None else None
+        rows = max(1, CHUNK_BYTES // (4 * len(weight)))
+        for start in range(0, len(hidden), rows):
+            part = slice(start, start + rows)
+            goal = target[part]
+            logits = F.linear(hidden[part], small).float()
+            if bias is not None:
+                logits += bias
+            preds[part] = logits.argmax(-1)
+            logits -= logits.logsumexp(-1, keepdim=True)
+            valid = goal != IGNORED
+            index = goal.clamp(min=0)[:, None]
+            total -= torch.where(valid, logits.gather(1, index)[:, 0], 0.0).sum()
+            if not any(wanted):
+                continue
+            # The gradient of the logits, in their place: probabilities minus the target.
+            logits.exp_().scatter_add_(1, index, logits.new_full((), -1.0).expand_as(index))
+            logits *= valid[:, None]
+            if grad_bias is not None:
+                grad_bias += logits.sum(0)
+            grad = logits.to(small.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad, small, out=grad_hidden[part])
+            if grad_weight is not None:
+                if grad.dtype == torch.float32:
+                    grad_weight.addmm_(grad.T, hidden[part])
+                else:
+                    grad_weight += grad.T @ hidden[part]
+        ctx.grads = grad_hidden, grad_weight, grad_bias
+        ctx.mark_non_differentiable(preds)
+        return total, preds
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        grads = [None if grad is None else grad.mul_(outputs[0]) for grad in ctx.grads]
+        return (*grads, None)
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sum the cross-entropy of a linear layer's logits, which are never held at once.
+
+    Equal to ``F.cross_entropy(F.linear(hidden, weight, bias), target, reduction="sum")``. Torch's
+    own, since 2.13, does not tell the predictions.
+
+    Args:
+        hidden: Input of the layer, shape (N, E).
+        weight: Shape (V, E).
+        bias: Shape (V,), if any.
+        target: Ids, shape (N,); -100 is left out.
+
+    Returns:
+        The sum, a float32 scalar, and the most probable ids, shape (N,).
+    """
+    total, preds = _LinearCrossEntropy.apply(hidden, weight, bias, target)
+    return total, preds

@@ -1,0 +1,56 @@
+"""Causal networks of ``transformers`` as backbones."""
+
+from typing import Any, Literal
+
+from lit_foundry.nn.language_head import LanguageHead
+from lit_foundry.nn.text import TextEncoder
+
+
+class TextDecoder(TextEncoder):
+    """Any causal network of ``transformers``: each token attends to those before it.
+
+    Args:
+        pretrained: Hub name, folder, or ``package:NAME/FOLDER``.
+        config: Config of ``transformers`` with its ``model_type``; without ``pretrained``, builds
+            from scratch; with it, overrides entries of the pretrained config.
+        vocab_size: Number of token ids; checked against the weights when pretrained.
+        pad_id: Id of padding; from scratch, that of the data.
+        pooling: What stands for a text when it is classified: its ``last`` token, or the ``mean``.
+        dropout: Probability of all the network's dropouts; None keeps the config's.
+        attention: Implementation; ``auto`` takes sdpa where the family supports it.
+
+    Raises:
+        ValueError: If the network is not causal.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        config: dict[str, Any] | None = None,
+        vocab_size: int | None = None,
+        pad_id: int | None = None,
+        pooling: Literal["last", "mean"] = "last",
+        dropout: float | None = None,
+        attention: Literal["auto", "sdpa", "eager"] = "auto",
+    ) -> None:
+        super().__init__(pretrained, config, vocab_size, pad_id, pooling, dropout, attention)
+        from transformers.models.auto.modeling_auto import (
+            MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+            MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        )
+
+        built: Any = self.encoder.config
+        kind = built.model_type
+        if (
+            kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+            or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        ):
+            raise ValueError(
+                f"model.backbone.config.model_type {kind} is no causal network: take one such as "
+                "gpt2 or llama, or class_path TextEncoder."
+            )
+        built.use_cache = False  # nothing reads keys and values again in training
+
+    def language_head(self) -> LanguageHead:
+        """Build the output layer, or that of the pretrained weights."""
+        return self._language_head(causal=True)

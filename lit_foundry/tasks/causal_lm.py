@@ -1,0 +1,110 @@
+"""Causal language modelling, from scratch or continued.
+
+Shapes: B batch, T tokens, D feature width.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from math import log
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_foundry.nn import TextDecoder
+from lit_foundry.nn.generation import Generation, generate
+from lit_foundry.nn.language_model import language_model
+from lit_foundry.nn.masking import IGNORED
+from lit_foundry.optim import OptimConfig
+from lit_foundry.tasks.finetune import Finetune
+from lit_foundry.tasks.language_model import LanguageModel
+from lit_foundry.tasks.step import Stage, Step
+
+PROMPT = 32  # tokens of a text that a sample goes on with
+
+
+class CausalLM(LanguageModel):
+    """Predicts each token of a document from those before it.
+
+    Args:
+        backbone: Decoder of ``transformers``, from scratch or pretrained.
+        generation: How ``predict`` and the samples of a validation draw tokens.
+        compile: Compile the backbone: a minute more at the start, then faster.
+        finetune: What is frozen, and when.
+        optim: Optimizer and schedule.
+        init_from: Checkpoint whose backbone initializes this one.
+
+    Source: Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
+        https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
+    """
+
+    job: ClassVar[str] = "text-generation"
+
+    def __init__(
+        self,
+        backbone: TextDecoder,
+        generation: Generation = Generation(),
+        compile: bool = False,
+        finetune: Finetune = Finetune(),
+        optim: OptimConfig = OptimConfig(),
+        init_from: Path | None = None,
+    ) -> None:
+        super().__init__(backbone, compile, finetune, optim, init_from)
+        self.generation = generation
+
+    def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
+        """Score the prediction of every token that follows another one of its document."""
+        target = next_tokens(batch)
+        tokens = self.backbone.encode(batch).tokens
+        loss, count, preds = self.predicted(tokens.flatten(0, 1), target.flatten())
+        return Step(loss, count, preds=preds, target=target.flatten())
+
+    def num_predicted(self, size: int) -> int:
+        """Return the predictions of a training row of ``size`` tokens."""
+        return size
+
+    def continued(self, batch: Mapping[str, Any], tokenizer: Any) -> list[tuple[str, str]]:
+        """Return each text of a batch and what follows it.
+
+        Args:
+            batch: Texts, of which what ends them (the tokenizer's special tokens) is left out.
+            tokenizer: Of the texts.
+        """
+        ids, end = batch["input_ids"], tokenizer.eos_token_id
+        end = tokenizer.sep_token_id if end is None else end
+        real = batch["attention_mask"] if end is None else batch["attention_mask"] & (ids != end)
+        model = language_model(self.backbone, self.head)
+        limit, pad = self.backbone.max_length, int(tokenizer.pad_token_id or 0)
+        found = generate(model, ids, real, self.generation, limit, pad, end)
+        read = partial(tokenizer.decode, skip_special_tokens=True)
+        texts = [read(row[kept]) for row, kept in zip(ids, real, strict=True)]
+        return list(zip(texts, map(read, found), strict=True))
+
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Return ``index`` (B,), and each text with its continuation."""
+        tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        pairs = self.continued(batch, tokenizer)
+        records = [{"text": text, "continuation": more} for text, more in pairs]
+        return {"index": batch["index"], "record": records}
+
+    def samples(self, batch: Mapping[str, Any], tokenizer: Any) -> list[str]:
+        """Show beginnings of texts, and how the network goes on."""
+        start = {name: value[:, :PROMPT] for name, value in batch.items() if value.ndim == 2}
+        return [f"{text} ||| {more}" for text, more in self.continued(start, tokenizer)]
+
+    def from_loss(self, stage: Stage, loss: Tensor) -> dict[str, Tensor]:
+        """Return perplexity and bits per byte of text."""
+        found = super().from_loss(stage, loss)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "tokens_per_byte"):
+            found["bits_per_byte"] = loss / log(2) * data.tokens_per_byte(stage)
+        return found
+
+
+def next_tokens(batch: Mapping[str, Any]) -> Tensor:
+    """Return the token that follows each one in its document, -100 where none does; (B, T)."""
+    ids = batch["input_ids"]
+    owner = batch.get("document", batch["attention_mask"].long())
+    follows = (owner[:, 1:] == owner[:, :-1]) & (owner[:, 1:] > 0)
+    return F.pad(ids[:, 1:].where(follows, IGNORED), (0, 1), value=IGNORED)

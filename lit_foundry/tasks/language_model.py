@@ -1,0 +1,117 @@
+"""What masked and causal language models share.
+
+Shapes: B batch, T tokens, N predictions, D feature width, V vocabulary.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_foundry.nn import LanguageHead, TextEncoder
+from lit_foundry.nn.losses import linear_cross_entropy
+from lit_foundry.nn.masking import IGNORED
+from lit_foundry.optim import OptimConfig
+from lit_foundry.tasks.base import Task
+from lit_foundry.tasks.finetune import Finetune
+from lit_foundry.tasks.step import Stage
+
+
+class LanguageModel(Task):
+    """Predicts tokens, with the head of the backbone's family on the places that are predicted.
+
+    Args:
+        backbone: Network of ``transformers``, from scratch or pretrained.
+        compile: Compile the backbone: a minute more at the start, then faster.
+        finetune: What is frozen, and when.
+        optim: Optimizer and schedule.
+        init_from: Checkpoint whose backbone initializes this one.
+
+    Attributes:
+        job: Name of the pipeline of ``transformers`` that an export serves.
+    """
+
+    job: ClassVar[str]
+    special: Tensor
+    continues: Tensor
+
+    def __init__(
+        self,
+        backbone: TextEncoder,
+        compile: bool,
+        finetune: Finetune,
+        optim: OptimConfig,
+        init_from: Path | None,
+    ) -> None:
+        accuracy = MulticlassAccuracy(
+            backbone.vocab_size, average="micro", ignore_index=IGNORED, validate_args=False
+        )
+        super().__init__(optim, finetune, init_from, {"acc": accuracy}, {"acc": accuracy.clone()})
+        self.backbone = backbone
+        self.head: LanguageHead = backbone.language_head()
+        self.compiled = compile
+        self._weights: tuple[int, int, int] | None = None
+        # Of the data, which a checkpoint holds for itself.
+        nothing = torch.zeros(0, dtype=torch.bool)
+        self.register_buffer("special", nothing, persistent=False)
+        self.register_buffer("continues", nothing, persistent=False)
+
+    def setup(self, stage: str) -> None:
+        """Learn from the data which tokens are special, and which continue a word."""
+        super().setup(stage)
+        vocabulary = getattr(getattr(self.trainer, "datamodule", None), "vocabulary", None)
+        if vocabulary is not None:
+            self.special = torch.from_numpy(vocabulary.special)
+            self.continues = torch.from_numpy(vocabulary.continues)
+        if self.compiled and stage == "fit":
+            self.backbone.compile()
+
+    def predicted(self, tokens: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score the predictions at some places.
+
+        Args:
+            tokens: Features of the places, shape (N, D).
+            target: Their ids, shape (N,); -100 is left out.
+
+        Returns:
+            Mean loss, number of predictions that it averages, most probable ids (N,).
+        """
+        weight = self.head.decoder_weight(self.backbone)
+        total, preds = linear_cross_entropy(
+            self.head.transform(tokens), weight, self.head.bias, target
+        )
+        count = (target != IGNORED).sum()
+        return total / count.clamp(min=1), count, preds
+
+    def flops(self, batch: Mapping[str, Any]) -> float:
+        """Return the floating point operations that training on a batch takes.
+
+        Six for each weight of a matrix and each place that it is applied to, and those of
+        attention as if every token of a row attended to all.
+
+        Source: Chowdhery et al., PaLM, 2022. https://arxiv.org/abs/2204.02311 (appendix B)
+        """
+        rows, size = batch["input_ids"].shape
+        if self._weights is None:
+            layers = self.backbone.blocks()[1:]
+            decoder = self.head.decoder_weight(self.backbone)
+            self._weights = (
+                sum(p.numel() for layer in layers for p in layer.parameters() if p.ndim > 1),
+                len(layers) * 2 * self.backbone.dim,
+                sum(p.numel() for p in {*self.head.parameters(), decoder} if p.ndim > 1),
+            )
+        body, attention, head = self._weights
+        per_row = size * (body + attention * size) + self.num_predicted(size) * head
+        return float(6 * rows * per_row)
+
+    @abstractmethod
+    def num_predicted(self, size: int) -> int:
+        """Return the predictions of a training row of ``size`` tokens."""
+
+    def from_loss(self, stage: Stage, loss: Tensor) -> dict[str, Tensor]:
+        """Return the perplexity."""
+        return {"perplexity": loss.exp()}

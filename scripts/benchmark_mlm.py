@@ -1,0 +1,114 @@
+"""Contestants of ``scripts/benchmark.py mlm``."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from timing import MINILM, Figures, Meter, fit, quiet, trainer_clock
+
+SKIP = 3  # steps
+
+
+def bert(model: str) -> dict[str, Any]:
+    """Return the config of a preset."""
+    import yaml
+
+    part = Path(__file__).parents[1] / "configs" / "backbone" / f"{model.replace('-', '_')}.yaml"
+    config: dict[str, Any] = yaml.safe_load(part.read_text())["init_args"]["config"]
+    return config
+
+
+def foundry(
+    name: str,
+    model: str,
+    length: int,
+    batch_tokens: int,
+    steps: int,
+    packing: str = "isolated",
+    compiled: bool = False,
+    dense: bool = False,
+    **_: Any,
+) -> dict[str, Figures]:
+    """Pretrain with lit_foundry."""
+    if dense:  # as if every place were predicted
+        from lit_foundry.nn.masking import Masking
+
+        Masking.room = lambda self, size, prob=None: size  # type: ignore[method-assign]
+    backbone = {"class_path": "TextEncoder", "init_args": {"config": bert(model)}}
+    files = {"train": "train.jsonl", "val": "val.jsonl", "tokenizer": MINILM}
+    sizes = {"max_length": length, "batch_size": batch_tokens // length, "packing": packing}
+    config = {
+        "model": {
+            "class_path": "MaskedLM",
+            "init_args": {"backbone": backbone, "compile": compiled, "optim": {"lr": 1e-4}},
+        },
+        "data": {"class_path": "Corpus", "init_args": files | sizes},
+        "trainer": quiet({"max_steps": steps + SKIP, "log_every_n_steps": 10}),
+    }
+    meter = Meter().install()
+    watch = fit(config, SKIP)
+    return {name: meter.figures(watch.end - watch.start, steps, SKIP)}
+
+
+def trainer(
+    name: str, model: str, length: int, batch_tokens: int, steps: int, packed: bool, **_: Any
+) -> dict[str, Figures]:
+    """Pretrain with the transformers Trainer, as its script run_mlm.py prepares the texts."""
+    import datasets
+    import transformers as hf
+
+    from lit_foundry.sources import resolve
+
+    tokenizer = hf.AutoTokenizer.from_pretrained(resolve(MINILM))
+    data = datasets.load_dataset("json", data_files="train.jsonl", split="train")
+    data = data.remove_columns("label")
+
+    def tokenized(rows: Any) -> Any:
+        return tokenizer(
+            rows["text"], return_special_tokens_mask=True, truncation=not packed, max_length=length
+        )
+
+    def grouped(rows: Any) -> Any:
+        joined = {key: list(chain(*rows[key])) for key in rows}
+        total = len(joined["input_ids"]) // length * length
+        return {
+            key: [ids[i : i + length] for i in range(0, total, length)]
+            for key, ids in joined.items()
+        }
+
+    data = data.map(tokenized, batched=True, remove_columns=["text"])
+    if packed:
+        data = data.map(grouped, batched=True)
+    settings = bert(model)
+    config = hf.CONFIG_MAPPING[settings.pop("model_type")](**settings)
+    network = hf.AutoModelForMaskedLM.from_config(config)
+    args = hf.TrainingArguments(
+        "out",
+        per_device_train_batch_size=batch_tokens // length,
+        max_steps=steps + SKIP,
+        learning_rate=1e-4,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        logging_steps=10,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    watch = trainer_clock(SKIP)
+    collate = hf.DataCollatorForLanguageModeling(tokenizer)
+    loop = hf.Trainer(network, args, train_dataset=data, data_collator=collate, callbacks=[watch])
+    meter = Meter().install()
+    loop.train()
+    return {name: meter.figures(watch.end - watch.start, steps, SKIP)}
+
+
+MLM: list[Callable[..., dict[str, Figures]]] = [
+    partial(foundry, "lit_foundry"),
+    partial(foundry, "compiled", compiled=True),
+    partial(foundry, "concatenated", packing="concatenated"),
+    partial(foundry, "dense head", dense=True),
+    partial(trainer, "Trainer, concatenated", packed=True),
+    partial(trainer, "Trainer, padded", packed=False),
+]

