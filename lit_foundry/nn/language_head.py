@@ -115,7 +115,7 @@ def build_head(config: Any, causal: bool) -> LanguageHead:
     for name, path in names.items():
         if name != "out" or not config.tie_word_embeddings:
             layers[name].to_empty(device="cpu")
-            for part in (path.rpartition(".")[0], path):
+            for part in (path, path.rpartition(".")[0]):  # families have rules for the outer one
                 model._init_weights(model.get_submodule(part))
     out = layers["out"]
     bias = None if out.bias is None else nn.Parameter(torch.zeros(out.bias.shape))

@@ -1,0 +1,194 @@
+"""Packed documents are encoded as if they were alone, and heads are those of transformers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_foundry.nn import TextDecoder, TextEncoder
+from lit_foundry.nn.language_model import language_model
+from lit_foundry.nn.packed import DECODERS, ENCODERS
+
+BASE: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 66,
+    "vocab_size": 100,
+}
+MODERN = {"num_hidden_layers": 3, "local_attention": 8, "global_attn_every_n_layers": 2}
+IDS = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": BASE,
+    "roberta": {**BASE, "pad_token_id": 1},
+    "xlm-roberta": {**BASE, "pad_token_id": 1},
+    "camembert": {**BASE, "pad_token_id": 1},
+    "distilbert": {
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 48,
+        "max_position_embeddings": 64,
+        "vocab_size": 100,
+    },
+    "electra": {**BASE, "embedding_size": 16},
+    "modernbert": {**BASE, **MODERN, **IDS, "eos_token_id": 2},
+    "gpt2": {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 64,
+        "vocab_size": 100,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "llama": {**BASE, "num_key_value_heads": 1},
+    "albert": {**BASE, "embedding_size": 16},
+    "mpnet": BASE,
+}
+LENGTHS = (20, 17, 11, 9)  # ModernBERT's window reaches 4 to either side
+ISOLATED = sorted(ENCODERS | DECODERS)
+
+
+def build(kind: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    config = {"model_type": kind, **CONFIGS[kind], **options.pop("config", {})}
+    cls = TextDecoder if kind in DECODERS else TextEncoder
+    return cls(config=config, **options).eval()
+
+
+def packed(pad_id: int) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Return a row of documents with padding at its end, and the documents."""
+    torch.manual_seed(1)
+    documents = [torch.randint(5, 100, (length,)) for length in LENGTHS]
+    filler = torch.full((64 - sum(LENGTHS),), pad_id)
+    owner = torch.repeat_interleave(torch.tensor([1, 2, 3, 4, 0]), torch.tensor([*LENGTHS, 7]))
+    positions = torch.cat([torch.arange(n) for n in (*LENGTHS, 7)])
+    batch = {
+        "input_ids": torch.cat([*documents, filler])[None],
+        "attention_mask": owner[None] > 0,
+        "document": owner[None],
+        "position_ids": positions[None] * (owner[None] > 0),
+    }
+    return batch, documents
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ISOLATED)
+@torch.no_grad()
+def test_packed_equals_separate(kind: str, attention: str) -> None:
+    backbone = build(kind, attention=attention)
+    batch, documents = packed(backbone.pad_id or 0)
+    together = backbone.encode(batch).tokens[0]
+    assert together.isfinite().all()
+    for number, document in enumerate(documents, 1):
+        mask = torch.ones(1, len(document), dtype=torch.bool)
+        alone = backbone.encode({"input_ids": document[None], "attention_mask": mask}).tokens[0]
+        assert torch.allclose(together[batch["document"][0] == number], alone, atol=1e-5)
+    del batch["document"]
+    assert not torch.allclose(backbone.encode(batch).tokens[0], together, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ISOLATED)
+def test_no_gradient_flows_between_documents(kind: str) -> None:
+    backbone = build(kind)
+    batch, _ = packed(backbone.pad_id or 0)
+    inputs: list[Tensor] = []
+
+    def keep(module: Any, args: Any, output: Tensor) -> None:
+        output.retain_grad()
+        inputs.append(output)
+
+    backbone.encoder.get_input_embeddings().register_forward_hook(keep)
+    backbone.encode(batch).tokens[0, :, 0][batch["document"][0] == 2].sum().backward()
+    [embedded] = inputs
+    assert embedded.grad is not None
+    reached = embedded.grad[0].abs().sum(-1) > 0
+    assert not reached[batch["document"][0] != 2].any()
+    assert reached[batch["document"][0] == 2].any()
+
+
+def test_decoders_see_nothing_ahead_in_packed_rows() -> None:
+    for kind in DECODERS:
+        backbone = build(kind)
+        batch, _ = packed(backbone.pad_id or 0)
+        before = backbone.encode(batch).tokens[0, :10]
+        batch["input_ids"] = batch["input_ids"].clone()
+        batch["input_ids"][0, 10] = 7
+        assert torch.equal(backbone.encode(batch).tokens[0, :10], before)
+
+
+@pytest.mark.parametrize("kind", ["albert", "mpnet"])
+def test_families_that_were_not_tested_are_refused(kind: str) -> None:
+    backbone = build(kind)
+    with pytest.raises(ValueError, match=rf"{kind} is none whose documents.*packing to concat"):
+        backbone.encode(packed(0)[0])
+
+
+def test_encoders_are_no_decoders_and_the_reverse() -> None:
+    with pytest.raises(ValueError, match="bert is no causal network"):
+        TextDecoder(config={"model_type": "bert", **BASE})
+    backbone = TextEncoder(config={"model_type": "gpt2", **CONFIGS["gpt2"]})
+    with pytest.raises(ValueError, match="gpt2 predicts no masked tokens"):
+        backbone.language_head()
+
+
+def test_a_decoder_classifies_by_the_last_token() -> None:
+    backbone = build("gpt2")
+    ids = torch.randint(5, 100, (2, 12))
+    mask = torch.arange(12) < torch.tensor([[12], [7]])
+    features = backbone.encode({"input_ids": ids, "attention_mask": mask})
+    assert torch.equal(features.pooled, features.tokens[[0, 1], [11, 6]])
+
+
+def logits_of(backbone: Any, head: Any, ids: Tensor) -> Tensor:
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    tokens = backbone.encode({"input_ids": ids, "attention_mask": mask}).tokens
+    logits: Tensor = head(tokens, head.decoder_weight(backbone))
+    return logits
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", CONFIGS)
+@torch.no_grad()
+def test_heads_equal_those_of_transformers(kind: str, tied: bool, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    backbone = build(kind, config={"tie_word_embeddings": tied})
+    head = backbone.language_head().eval()
+    assert (head.weight is None) == tied
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.randint(5, 100, (2, 20))
+    ours = logits_of(backbone, head, ids)
+    language_model(backbone, head).save_pretrained(tmp_path)
+    auto = AutoModelForCausalLM if kind in DECODERS else AutoModelForMaskedLM
+    loaded = auto.from_pretrained(tmp_path).eval()
+    assert torch.allclose(loaded(input_ids=ids).logits, ours, atol=1e-5)
+    again = type(backbone)(pretrained=str(tmp_path)).eval()
+    assert torch.allclose(logits_of(again, again.language_head().eval(), ids), ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "llama"])
+def test_heads_are_initialized_as_in_transformers(kind: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    wide = {"hidden_size": 256, "vocab_size": 512, "tie_word_embeddings": False}
+    backbone = build(kind, config=wide)
+    head = backbone.language_head()
+    auto = AutoModelForCausalLM if kind in DECODERS else AutoModelForMaskedLM
+    theirs = auto.from_config(backbone.encoder.config)
+    out = theirs.get_output_embeddings()
+    assert head.weight.std().item() == pytest.approx(out.weight.std().item(), rel=0.05)
+    if kind != "llama":
+        dense = (
+            theirs.head.dense if kind == "modernbert" else theirs.cls.predictions.transform.dense
+        )
+        assert head.transform[0].weight.std().item() == pytest.approx(
+            dense.weight.std().item(), rel=0.05
+        )
+        assert head.bias is not None
+        assert not head.bias.any()
