@@ -16,6 +16,7 @@ OWN: dict[str, str] = {
     "export": "lit_foundry.export",
     "list": "lit_foundry.listing",
     "report": "lit_foundry.report",
+    "tokenizer": "lit_foundry.tokenizer_command",
 }
 # Errors of files and disks that no code could help: who runs the command must.
 OF_THE_DISK = {

@@ -17,6 +17,7 @@ usage: python -m lit_foundry COMMAND [--config FILE ...] [--KEY VALUE ...]
   predict   label texts: --ckpt_path FILE --input TEXTS --output FILE
   export    write a checkpoint for transformers, ONNX or torch.export: --ckpt_path FILE --format hf
   report    show runs side by side on one page: RUN ...
+  tokenizer train a tokenizer on a corpus: --input FILES --output FOLDER
   list      tasks, data modules, backbones and shipped configs
 
 Each has its own --help.
@@ -123,6 +124,25 @@ usage: python -m lit_foundry report RUN [RUN ...] [--output DIR]
                 or a checkpoint inside of a run
   --output DIR  folder for index.html and its images as PNG; by default report/ in the folder of
                 the run, or for several runs in the current folder
+""",
+    "tokenizer": """\
+Train a tokenizer on a corpus of any size, write it for transformers, and measure it.
+
+usage: python -m lit_foundry tokenizer --input FILES [FILES ...] --output FOLDER [--KEY VALUE ...]
+
+  --input FILES         .txt, .csv, .tsv, .jsonl, .parquet (.txt and .jsonl also with .gz), folders
+                        with such files, patterns such as 'data/*.txt'
+  --output FOLDER       what to write; an older tokenizer there is replaced
+  --kind wordpiece      as in BERT; bpe: of bytes, as in GPT-2; unigram: as in ALBERT; characters
+  --vocab_size 32768    most tokens, special ones included
+  --multiple_of 64      fill up with unused tokens, as matrices of such sizes are multiplied faster
+  --lowercase true      fold case and accents; by default true for wordpiece and false for others
+  --text COLUMN         column of the texts (text), where there are columns
+  --delimiter '\\n\\n'    what parts documents in .txt files; if left out, each file is one
+  --max_documents N     read the first N documents only
+
+The same texts give the same tokenizer. Special tokens are [PAD], [UNK], [CLS], [SEP] and [MASK];
+a causal model takes [CLS] as the beginning and [SEP] as the end of a document.
 """,
 }
 

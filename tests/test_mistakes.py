@@ -63,7 +63,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("line 3: model.init_args.optim.lr: must be a number, got '3e-5x'",),
     ),
     "YAML, a nested key": ("", NESTED % "poling: mean", ("line 4: model", "mean 'pooling'?")),
-    "YAML, a nested choice": ("", NESTED % "pooling: maen", ("default, first or mean", "'mean'?")),
+    "YAML, a nested choice": ("", NESTED % "pooling: maen", ("first, mean or last", "'mean'?")),
     "YAML, a class": ("", "data: {class_path: TextFile}\n", ("line 1: data", "'TextFiles'?")),
     "YAML, a callback": (
         "",
@@ -149,7 +149,7 @@ def test_only_the_first_mistakes_are_told(tiny: Path) -> None:
     ("word", "said"),
     [
         ("fti", "'fti' is no command. Did you mean 'fit'?"),
-        ("xyz", "There is fit, validate, test, predict, export, report, list."),
+        ("xyz", "There is fit, validate, test, predict, export, report, tokenizer, list."),
         ("--config", "comes after the command: python -m lit_foundry fit --config"),
     ],
 )

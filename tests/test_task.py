@@ -450,7 +450,11 @@ def test_init_from_takes_the_backbone_of_another_task(tmp_path: Path) -> None:
     tape = Tape()
     frozen = trainer(tape, max_steps=1)
     model.finetune = Finetune(freeze="all")
-    frozen.fit(model, data(tmp_path / "other"))
+    other = data(tmp_path / "other")
+    with pytest.raises(CheckpointError, match="another tokenizer"):
+        frozen.fit(task(num_classes=4, init_from=tmp_path / "source.ckpt"), other)
+    other.tokenizer = data(tmp_path).tokenizer
+    frozen.fit(model, other)
     assert equal(snapshot(model.backbone), snapshot(teacher.backbone))
     assert not equal(snapshot(model.head), before)
     assert model.head.out.out_features == 4

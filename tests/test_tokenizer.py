@@ -1,9 +1,13 @@
 """Tokenizers and frames: equal to what transformers makes of the same texts."""
 
+import hashlib
+import json
 import random
+from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,7 +25,9 @@ from lit_foundry.data.tokenizer import (
     tokenizer_from_files,
     truncate,
 )
-from lit_foundry.data.tokenizer_training import SPECIAL, train_tokenizer
+from lit_foundry.data.tokenizer_training import SPECIAL, Kind, train_tokenizer
+from lit_foundry.data.tokenizer_training import trained as trained_now
+from lit_foundry.data.vocabulary import continues_word
 
 SYLLABLES = ["ba", "ce", "di", "fo", "gu", "ka", "Le", "mi", "no", "été", "ñu", "ö"]
 SIGNS = [",", ".", " - ", "!", " $", "€"]
@@ -120,6 +126,8 @@ def minilm(folder: Path) -> PreTrainedTokenizerFast:
 BUILD: dict[str, Any] = {
     "wordpiece": lambda folder: trained("wordpiece", folder),
     "bpe": lambda folder: trained("bpe", folder),
+    "unigram": lambda folder: trained("unigram", folder),
+    "characters": lambda folder: trained("characters", folder),
     "minilm": minilm,
     "roberta-template": roberta_template,
     "roberta-processing": roberta_processing,
@@ -241,9 +249,20 @@ def test_template_refuses_a_frame_without_both_texts() -> None:
 
 
 KINDS = pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+ALL_KINDS = pytest.mark.parametrize("kind", get_args(Kind))
 
 
-@KINDS
+class Stream:
+    """Texts without a length, that can be iterated again."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = texts
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.texts
+
+
+@ALL_KINDS
 def test_training_twice_gives_the_same_tokenizer(tmp_path: Path, kind: Any) -> None:
     config, texts = TrainTokenizer(kind, 450), some_texts(3, 300)
     same = {
@@ -252,7 +271,26 @@ def test_training_twice_gives_the_same_tokenizer(tmp_path: Path, kind: Any) -> N
     }
     assert len(same) == 1
     other = train_tokenizer(config, some_texts(4, 300), "g", tmp_path)
-    assert other.backend_tokenizer.to_str() not in same
+    if kind != "characters":  # both texts have the same ones
+        assert other.backend_tokenizer.to_str() not in same
+
+
+@ALL_KINDS
+def test_a_stream_of_texts_gives_what_a_list_gives(tmp_path: Path, kind: Any) -> None:
+    config, texts = TrainTokenizer(kind, 450), some_texts(3, 300)
+    streamed = train_tokenizer(config, Stream(texts), "f", tmp_path / "a")
+    listed = train_tokenizer(config, texts, "f", tmp_path / "b")
+    assert streamed.backend_tokenizer.to_str() == listed.backend_tokenizer.to_str()
+
+
+def test_unigram_scores_do_not_show_in_which_order_the_trainer_added_up() -> None:
+    # Words that occur once each leave many pieces with equal scores, and many lone characters.
+    rare = ["".join(chr(0x4E00 + 7 * i + j) for j in range(5)) for i in range(60)]
+    texts = [f"{word} common words" for word in rare]
+    for size in (450, 900):
+        config = TrainTokenizer("unigram", size)
+        same = {trained_now(config, texts).backend_tokenizer.to_str() for _ in range(8)}
+        assert len(same) == 1
 
 
 @KINDS
@@ -267,19 +305,44 @@ def test_a_trained_tokenizer_is_loaded_again_and_not_trained(tmp_path: Path, kin
 
 
 @KINDS
+def test_tokenizers_of_earlier_versions_are_found(tmp_path: Path, kind: Any) -> None:
+    settings = {"kind": kind, "vocab_size": 400, "lowercase": True}
+    key = hashlib.sha256(json.dumps([2, settings, "f"]).encode()).hexdigest()[:16]
+    train_tokenizer(TrainTokenizer(kind, 400), some_texts(5, 100), "f", tmp_path)
+    assert (tmp_path / "tokenizers" / key).is_dir()
+
+
+@ALL_KINDS
 def test_a_trained_tokenizer_has_its_special_tokens_and_no_others(
     tmp_path: Path, kind: Any
 ) -> None:
     tokenizer = trained(kind, tmp_path)
-    assert len(tokenizer) == 500
+    assert len(tokenizer) == 500 or (len(tokenizer) < 500 and kind in ("unigram", "characters"))
     assert tokenizer.convert_tokens_to_ids(list(SPECIAL.values())) == [0, 1, 2, 3, 4]
     assert [getattr(tokenizer, name) for name in SPECIAL] == list(SPECIAL.values())
     assert sorted(tokenizer.all_special_ids) == [0, 1, 2, 3, 4]
     assert sorted(tokenizer.added_tokens_decoder) == [0, 1, 2, 3, 4]
     assert "##b" not in tokenizer.tokenize("ba ##b")
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("[CLS]", "[SEP]")
 
 
-@KINDS
+@ALL_KINDS
+def test_unused_tokens_fill_up_to_a_multiple_and_no_text_has_them(
+    tmp_path: Path, kind: Any
+) -> None:
+    texts = [f"{text} [unused0]" for text in some_texts(0, 300)]
+    bare = train_tokenizer(TrainTokenizer(kind, 450), texts, "f", tmp_path)
+    padded = train_tokenizer(TrainTokenizer(kind, 450, multiple_of=64), texts, "f", tmp_path)
+    assert len(padded) % 64 == 0
+    assert 0 < len(padded) - len(bare) < 64
+    assert len(padded) <= 512
+    ids = padded(texts)["input_ids"]
+    assert ids == bare(texts)["input_ids"]
+    assert max(map(max, ids)) < len(bare)
+    assert padded.convert_ids_to_tokens(len(padded) - 1).startswith("[unused")
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
 def test_a_large_alphabet_does_not_exceed_the_vocabulary(tmp_path: Path, kind: Any) -> None:
     rng = np.random.default_rng(0)
     texts = ["".join(map(chr, rng.integers(0x4E00, 0x5200, 20))) for _ in range(300)]
@@ -310,6 +373,46 @@ def test_lowercase_folds_case_and_accents_and_nothing_else_does(tmp_path: Path, 
     assert keeps.tokenize(decomposed) == keeps.tokenize("Été")
 
 
+def test_characters_come_back_as_they_were(tmp_path: Path) -> None:
+    texts = ["To be,\r\n\tor  not\u00a0to be!\n\n", "E\u0301te\u0301 \u00c9t\u00e9", " 日 😀 ", "ﬁ"]
+    tokenizer = train_tokenizer(TrainTokenizer("characters", 100, False), texts, "f", tmp_path)
+    assert len(tokenizer) == len(SPECIAL) + len(set("".join(texts)))
+    for text in [*texts, " to , be ? 't", ""]:
+        known = "".join(char for char in text if char in "".join(texts))
+        ids = tokenizer(known, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == known
+        assert len(ids) == len(known)
+    ids = tokenizer("zz", add_special_tokens=False)["input_ids"]
+    assert ids == [tokenizer.unk_token_id] * 2
+
+
+def test_the_rarest_characters_give_way_to_a_small_vocabulary(tmp_path: Path) -> None:
+    config = TrainTokenizer("characters", len(SPECIAL) + 2)
+    tokenizer = train_tokenizer(config, ["aab bbc"], "f", tmp_path)
+    assert tokenizer.convert_ids_to_tokens(range(5, len(tokenizer))) == ["a", "b"]
+
+
+def test_unigram_marks_beginnings_and_keeps_single_spaces(tmp_path: Path) -> None:
+    texts = ["tree trees treetop top, tops."] * 50
+    tokenizer = train_tokenizer(TrainTokenizer("unigram", 300), texts, "f", tmp_path)
+    ids = tokenizer("  trees\n\n top,  tree ", add_special_tokens=False)["input_ids"]
+    assert tokenizer.tokenize("trees top")[0].startswith("▁tree")
+    assert tokenizer.decode(ids) == "trees top, tree"
+
+
+@pytest.mark.parametrize("name", ["wordpiece", "minilm", "characters"])
+def test_tokens_that_continue_words_are_those_in_the_word_before(name: str, tmp_path: Path) -> None:
+    tokenizer = BUILD[name](tmp_path)
+    continues = continues_word(tokenizer)
+    assert continues.shape == (len(tokenizer),)
+    assert not continues[tokenizer.all_special_ids].any()
+    sentence = "It's (re)tokenization: unbelievable, isn't it? 12,000 ... naïve"
+    for text in [*some_texts(8, 30), sentence]:
+        encoding = tokenizer(text, add_special_tokens=False)
+        same = [a == b for a, b in pairwise(encoding.word_ids())]
+        assert continues[encoding["input_ids"]].tolist()[1:] == same
+
+
 def test_bpe_knows_every_character(tmp_path: Path) -> None:
     tokenizer = trained("bpe", tmp_path)
     ids = tokenizer("日本 😀", add_special_tokens=False)["input_ids"]
@@ -334,3 +437,7 @@ def test_files_rebuild_an_equal_tokenizer(tokenizer: PreTrainedTokenizerFast) ->
 def test_a_vocabulary_without_room_for_an_alphabet_is_refused() -> None:
     with pytest.raises(ValueError, match=r"vocab_size must be at least 300, got 299"):
         TrainTokenizer(vocab_size=299)
+    with pytest.raises(ValueError, match=r"vocab_size must be at least 6, got 5"):
+        TrainTokenizer("characters", 5)
+    with pytest.raises(ValueError, match=r"multiple_of must be at least 1, got 0"):
+        TrainTokenizer(multiple_of=0)

@@ -3,13 +3,15 @@
 Shapes: V vocabulary.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import decoders
 from transformers import PreTrainedTokenizerFast
+
+from lit_foundry.data.tokenizer_training import stands_alone
 
 SPACE = "\u2581"  # of SentencePiece
 
@@ -43,28 +45,26 @@ class Vocabulary:
 def continues_word(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.bool_]:
     """Tell which tokens continue a word, shape (V,), by the marks of the tokenizer's kind.
 
-    WordPiece marks what continues a word; byte-level BPE and SentencePiece mark what begins one.
-    Of any other kind, every token is a word.
+    WordPiece marks what continues a word, SentencePiece what begins one, and so does byte-level
+    BPE, of which any white space and punctuation begin a word, but no part of a character. Of any
+    other kind, every token is a word; so are added tokens, special ones among them.
     """
-    parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    if parts["model"]["type"] == "WordPiece":
-        mark = parts["model"]["continuing_subword_prefix"]
-        found = [token.startswith(mark) for token in tokens]
-    elif mark := _beginning(parts):
-        # Punctuation and line breaks are words of their own, with or without a space before them.
-        found = [not token.startswith(mark) and token[:1].isalnum() for token in tokens]
-    else:
-        found = [False] * len(tokens)
-    special = set(tokenizer.all_special_tokens)
-    return np.array([f and t not in special for f, t in zip(found, tokens, strict=True)], bool)
+    backend: Any = tokenizer.backend_tokenizer
+    parts = (backend.normalizer, backend.pre_tokenizer, backend.decoder)
+    described = b"".join(part.__getstate__() for part in parts if part is not None).decode()
+    prefix = getattr(backend.model, "continuing_subword_prefix", None)
 
+    def continues(token: str) -> bool:
+        if prefix:
+            return token.startswith(prefix)
+        if '"ByteLevel"' in described:
+            first = decoders.ByteLevel().decode([token])[:1]
+            return bool(first) and not (first.isspace() or stands_alone(first))
+        return SPACE in described and not token.startswith(SPACE)
 
-def _beginning(parts: dict[str, Any]) -> str | None:
-    """Return what marks the beginning of a word in a tokenizer's JSON, if anything does."""
-    described = json.dumps(
-        [parts["pre_tokenizer"], parts["decoder"], parts["normalizer"]], ensure_ascii=False
-    )
-    if '"ByteLevel"' in described:
-        return "\u0120"
-    return SPACE if SPACE in described else None
+    added = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    found = np.zeros(len(tokenizer), bool)
+    for token, i in tokenizer.get_vocab().items():
+        if i < len(found) and i not in added:  # ids may have gaps
+            found[i] = continues(token)
+    return found

@@ -59,7 +59,9 @@ def check_tokenizer(path: Path, data: Any) -> None:
     ours = state.get("tokenizer", {}).get("tokenizer.json")
     if theirs is None or ours is None or _tokens(theirs) == _tokens(ours):
         return
-    folder = path if path.is_dir() else path.parent.parent / "tokenizer"
+    folder: Path | str = path if path.is_dir() else path.parent.parent / "tokenizer"
+    if not Path(folder).is_dir():
+        folder = "that of the run which wrote it"
     raise CheckpointError(
         f"model.init_from={path} was trained with another tokenizer, so its embeddings stand for "
         f"other tokens: set data.tokenizer to {folder}."
