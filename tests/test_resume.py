@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from lit_foundry.checkpoint import CheckpointError, read_checkpoint
 from lit_foundry.cli import main
@@ -31,7 +32,9 @@ def fit(tiny: Path, name: str, kill_at: int | None = None, *more: str) -> int:
     if "--resume" in more:  # it went on where the checkpoint was taken, and did nothing again
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         own = [step for process, step, _ in lines if process == lines[-1][0]]
-        assert own[0] == 3 * int(last[-1].stem.removeprefix("recovery-")) > 0
+        sizes = yaml.safe_load(tiny.read_text())["data"]["init_args"]
+        accumulate = sizes["batch_size"] // sizes["micro_batch"]
+        assert own[0] == accumulate * int(last[-1].stem.removeprefix("recovery-")) > 0
     return code
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_foundry.nn.text_config import quiet
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -80,7 +82,11 @@ def generate(
         real[row, size - len(prompt) :] = 1
     draws = {"temperature": how.temperature, "top_k": how.top_k, "top_p": how.top_p}
     devices = [left.device] if left.is_cuda else []
-    with torch.random.fork_rng(devices):  # training draws on as if nothing had been generated
+    # It takes a row without padding for one without a mask, and warns of that.
+    with (
+        quiet(),
+        torch.random.fork_rng(devices),
+    ):  # training draws on as if nothing had been generated
         torch.manual_seed(how.seed)
         found = model.generate(
             input_ids=left,

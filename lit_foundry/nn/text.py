@@ -6,7 +6,6 @@ Shapes: B batch, T tokens, D feature width.
 import copy
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +15,7 @@ from lit_foundry.nn.backbone import Backbone, Features, is_restoring
 from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, LinearHead, family_options
 from lit_foundry.nn.language_head import LanguageHead, build_head, parts_of, weights_of
 from lit_foundry.nn.packed import check_isolation, isolated
-from lit_foundry.nn.text_config import OFFLINE, check, knows, read_config, set_dropout
+from lit_foundry.nn.text_config import OFFLINE, check, knows, quiet, read_config, set_dropout
 from lit_foundry.recipe import plain
 from lit_foundry.sources import from_hub, resolve
 
@@ -173,7 +172,7 @@ class TextEncoder(Backbone):
             auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
             path = resolve(self._pretrained)
             options = {"dtype": torch.float32, "output_loading_info": True}
-            with from_hub(path, OFFLINE), _quiet():
+            with from_hub(path, OFFLINE), quiet():
                 model, info = auto.from_pretrained(path, config=copy.deepcopy(config), **options)
             layers = tuple(f"{layer}." for layer in parts_of(model).values())
             # Weights without a language head, such as MiniLM's, leave it as it was initialized.
@@ -214,7 +213,7 @@ def _build(
     parts = FAMILY_LAYERS.get(config.model_type, {}) if pooling == "default" else {}
     auto = AutoModelForSequenceClassification if parts else AutoModel
     path = resolve(pretrained)
-    with from_hub(path, OFFLINE), _quiet():
+    with from_hub(path, OFFLINE), quiet():
         model, info = auto.from_pretrained(path, config=config, output_loading_info=True, **options)
     missing = set(info["missing_keys"])
     head = {
@@ -240,19 +239,6 @@ def _drop_pooler(encoder: Any) -> None:
     """Leave no parameter without gradient: DDP would wait for it."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the report of missing and unused weights: what matters in it is checked here."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _positions(encoder: Any) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -103,6 +104,19 @@ def check(config: Any, attention: str) -> None:
             f"model.backbone.attention is sdpa, which transformers lacks for {config.model_type}: "
             "set it to auto or eager."
         )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what transformers logs where all that matters in it is checked here."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
