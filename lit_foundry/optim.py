@@ -15,7 +15,7 @@ from torch.optim import SGD, AdamW, Muon, Optimizer
 
 Name = Literal["adamw", "sgd", "muon"]
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
-DecayShape = Literal["linear", "sqrt"]
+Shape = Literal["linear", "sqrt"]
 Blocks = Sequence[tuple[nn.Module, list[nn.Module]]]
 
 
@@ -34,8 +34,7 @@ class OptimConfig:
         schedule: Shape after the warmup; ``wsd`` (warmup, stable, decay) is flat at first.
         warmup: Fraction of the run, in [0, 1), spent rising linearly to the peak.
         decay: Last fraction of the run over which ``wsd`` falls.
-        decay_shape: How it falls: ``linear``, or as one minus the square root (``sqrt``), which
-            leaves less loss behind (Hägele et al. 2024, https://arxiv.org/abs/2405.18392).
+        decay_shape: How: ``linear``, or 1 - sqrt (Hägele et al., https://arxiv.org/abs/2405.18392).
         final: Rate at the end of the run, as a multiple of the peak.
         layer_decay: Multiple of the rate per block below the head, in (0, 1].
         fused: Fused kernels; None means in AdamW, where every parameter is on CPU or CUDA.
@@ -54,22 +53,22 @@ class OptimConfig:
     schedule: Schedule = "linear"
     warmup: float = 0.0
     decay: float = 0.2
-    decay_shape: DecayShape = "linear"
+    decay_shape: Shape = "linear"
     final: float = 0.0
     layer_decay: float = 1.0
     fused: bool | None = None
 
     def __post_init__(self) -> None:
-        names, shapes = get_args(Name), get_args(Schedule)
+        names, schedules = get_args(Name), get_args(Schedule)
         rules = {
             "name": (self.name in names, f"is one of {', '.join(names)}"),
             "lr": (self.lr > 0, "is the peak learning rate, above 0"),
             "weight_decay": (self.weight_decay >= 0, "is at least 0"),
             "muon_lr": (self.muon_lr is None or self.muon_lr > 0, "is a rate above 0, or null"),
-            "schedule": (self.schedule in shapes, f"is one of {', '.join(shapes)}"),
+            "schedule": (self.schedule in schedules, f"is one of {', '.join(schedules)}"),
             "warmup": (0 <= self.warmup < 1, "is a fraction of the run in [0, 1)"),
             "decay": (0 < self.decay <= 1, "is a fraction of the run in (0, 1]"),
-            "decay_shape": (self.decay_shape in get_args(DecayShape), "is linear or sqrt"),
+            "decay_shape": (self.decay_shape in get_args(Shape), "is linear or sqrt"),
             "final": (0 <= self.final <= 1, "is a multiple of the peak rate in [0, 1]"),
             "layer_decay": (0 < self.layer_decay <= 1, "is a multiple per block in (0, 1]"),
         }
@@ -103,11 +102,9 @@ def lr_factor(progress: float, step: float, config: OptimConfig) -> float:
         return _rise(progress, step, config.warmup)
     start = 1 - config.decay if config.schedule == "wsd" else config.warmup
     done = min(1.0, max(0.0, (progress - start) / (1 - start)))
-    if config.schedule == "constant":
-        return 1.0
-    fallen = 0.5 * (1 - math.cos(math.pi * done)) if config.schedule == "cosine" else done
-    if config.schedule == "wsd" and config.decay_shape == "sqrt":
-        fallen = math.sqrt(done)
+    shape = config.decay_shape if config.schedule == "wsd" else config.schedule
+    cosine = 0.5 * (1 - math.cos(math.pi * done))
+    fallen = {"constant": 0.0, "cosine": cosine, "sqrt": done**0.5}.get(shape, done)
     return 1 - (1 - config.final) * fallen
 
 

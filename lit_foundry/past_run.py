@@ -82,6 +82,12 @@ class Run:
         return {split: Predictions.read(p) for split, p in paths.items() if p.exists()}
 
     @cached_property
+    def samples(self) -> tuple[int, str] | None:
+        """Step and text of the last samples that a language model wrote."""
+        files = sorted((self.path / "samples").glob("*.txt"), key=lambda path: int(path.stem))
+        return (int(files[-1].stem), files[-1].read_text()) if files else None
+
+    @cached_property
     def metrics(self) -> plots.Series:
         """Steps and values of each logged metric."""
         return plots.read_metrics(self.path / "metrics.csv")

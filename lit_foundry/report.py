@@ -22,7 +22,7 @@ from lit_foundry.usage import OWN_HELP, Parser
 NONE = "\N{EN DASH}"
 # How the titles of facts begin, in their order.
 ORDER = (
-    *("best", "test", "time", "steps", "parameters", "speed"),
+    *("best", "test", "time", "steps", "parameters", "speed", "utilization"),
     *("code", "hardware", "data", "resumed"),
 )
 
@@ -114,6 +114,8 @@ def about(run: Run) -> Iterator[tuple[str, str]]:
         yield "parameters", f"{summary['parameters']:,}"
         speeds = ((key, summary.get(f"{key}_per_s")) for key in ("samples", "tokens"))
         yield "speed of training", ", ".join(f"{v:,.0f} {k}/s" for k, v in speeds if v) or NONE
+        if "mfu" in summary:
+            yield "utilization of the device", f"{summary['mfu']:.1%} of its matrix rate"
     first = run.read("environment.json")
     later = [run.read(name) for _, name in run.resumes]
     codes = [commit(environment.get("git")) for environment in (first, *later) if environment]
@@ -174,7 +176,8 @@ def missing(run: Run) -> Iterator[tuple[Run, str, str]]:
     checkpoint = shlex.quote(str(run.checkpoint))
     scored = {"test": run.read("test.json"), "val": run.metrics}
     for stage, split, title in (("test", "test", "test"), ("validate", "val", "validation")):
-        if split not in run.predictions:
+        # A language model labels nothing that could be kept.
+        if split not in run.predictions and not (run.samples and scored[split]):
             what = f"no predictions of the {title} split" if scored[split] else f"no {title} yet"
             yield run, f"It has {what}.", f"{COMMAND} {stage} --ckpt_path {checkpoint}"
 

@@ -101,6 +101,9 @@ def test_schedules_follow_their_formulas_after_the_warmup(progress: float, final
     for schedule, factor in expected.items():
         config = OptimConfig(schedule=schedule, warmup=0.2, decay=0.4, final=final)  # type: ignore[arg-type]
         assert lr_factor(progress, STEP, config) == pytest.approx(factor)
+    sqrt = OptimConfig(schedule="wsd", warmup=0.2, decay=0.4, final=final, decay_shape="sqrt")
+    fallen = 1 - (1 - final) * math.sqrt(tail)
+    assert lr_factor(progress, STEP, sqrt) == pytest.approx(fallen)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])

@@ -108,7 +108,7 @@ class Documents:
             except DataError as error:  # whose traceback would keep files open
                 raise error.with_traceback(None) from None
         if empty:
-            raise DataError(f"{self.name}: no text at all in {self.num_files} files. Name others.")
+            raise DataError(f"{self.name}: no text at all. Name other files, or another column.")
 
     @cached_property
     def fingerprint(self) -> str:
