@@ -14,7 +14,7 @@ usage: python -m lit_foundry COMMAND [--config FILE ...] [--KEY VALUE ...]
   fit       train; --resume auto continues an interrupted run
   validate  score a checkpoint on the validation split: --ckpt_path FILE
   test      score a checkpoint on the test split: --ckpt_path FILE
-  predict   label texts: --ckpt_path FILE --input TEXTS --output FILE
+  predict   label texts, fill masks or go on writing: --ckpt_path FILE --input TEXTS --output FILE
   export    write a checkpoint for transformers, ONNX or torch.export: --ckpt_path FILE --format hf
   report    show runs side by side on one page: RUN ...
   tokenizer train a tokenizer on a corpus: --input FILES --output FOLDER
@@ -84,7 +84,9 @@ Often set:
         own="",
     ),
     "predict": _EVALUATION.format(
-        summary="Label texts with a checkpoint: id, label and the probability of each class.",
+        summary="""\
+Label texts with a checkpoint: id, label and the probability of each class. A masked language model
+fills the masks of texts, a causal one goes on writing (--model.generation.temperature 0.7).""",
         command="predict",
         usage="--input TEXTS [--output FILE]",
         own="""\

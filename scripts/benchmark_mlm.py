@@ -35,7 +35,7 @@ def foundry(
     if dense:  # as if every place were predicted
         from lit_foundry.nn.masking import Masking
 
-        Masking.room = lambda self, size, prob=None: size  # type: ignore[method-assign]
+        Masking.room = lambda self, size: size  # type: ignore[method-assign]
     backbone = {"class_path": "TextEncoder", "init_args": {"config": bert(model)}}
     files = {"train": "train.jsonl", "val": "val.jsonl", "tokenizer": MINILM}
     sizes = {"max_length": length, "batch_size": batch_tokens // length, "packing": packing}

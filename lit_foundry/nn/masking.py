@@ -15,7 +15,6 @@ from torch import Tensor
 from lit_foundry.nn.uniform import as_uniform, hashes, mix, uniforms
 
 IGNORED = -100  # target of a place that predicts nothing, as in torch's cross-entropy
-EVALUATION_PROB = 0.15  # of every validation and test, so that runs can be compared
 _NEVER = torch.iinfo(torch.int64).max
 # Words may have more tokens than are left of a row's budget; what exceeds this is not predicted.
 _SLACK = 16
@@ -72,9 +71,9 @@ class Masking:
         final = self.prob if self.final_prob is None else self.final_prob
         return self.prob + (final - self.prob) * progress
 
-    def room(self, size: int, prob: float | None = None) -> int:
-        """Return K for rows of ``size`` tokens: with ``prob``, or with any of the run."""
-        most = prob or max(self.prob, self.final_prob or 0.0)
+    def room(self, size: int) -> int:
+        """Return K for rows of ``size`` tokens, at any time of the run."""
+        most = max(self.prob, self.final_prob or 0.0)
         return min(size, math.ceil(most * size) + (0 if self.unit == "token" else _SLACK))
 
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from lit_foundry.nn import TextEncoder
-from lit_foundry.nn.masking import EVALUATION_PROB, IGNORED, Masked, Masking, mask_tokens
+from lit_foundry.nn.masking import IGNORED, Masked, Masking, mask_tokens
 from lit_foundry.nn.uniform import sample_keys
 from lit_foundry.optim import OptimConfig
 from lit_foundry.tasks.finetune import Finetune
 from lit_foundry.tasks.language_model import LanguageModel
 from lit_foundry.tasks.step import Stage, Step
 
+EVALUATION = Masking()  # 15 % of single tokens, whatever training masks, to compare runs
 SHOWN = 5  # fillings of a mask
 Filling = list[tuple[int, float]]  # ids and probabilities, most probable first
 
@@ -77,15 +78,15 @@ class MaskedLM(LanguageModel):
         ids, train = batch["input_ids"], stage == "train"
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if train else 0
         keys = sample_keys(seed, self.current_epoch if train else 0, batch["index"])
-        prob = self.masking.prob_at(self.run_progress) if train else EVALUATION_PROB
+        masking = self.masking if train else EVALUATION
         return mask_tokens(
             ids,
             maskable=batch["attention_mask"] & ~self.special[ids],
             starts=~self.continues[ids],
             keys=keys,
-            masking=self.masking,
-            prob=prob,
-            room=self.masking.room(ids.shape[1], None if train else prob),
+            masking=masking,
+            prob=masking.prob_at(self.run_progress),
+            room=masking.room(ids.shape[1]),
             mask_id=self._mask_id or 0,
             vocab_size=len(self.special),
         )
