@@ -104,7 +104,7 @@ def lr_factor(progress: float, step: float, config: OptimConfig) -> float:
     done = min(1.0, max(0.0, (progress - start) / (1 - start)))
     shape = config.decay_shape if config.schedule == "wsd" else config.schedule
     cosine = 0.5 * (1 - math.cos(math.pi * done))
-    fallen = {"constant": 0.0, "cosine": cosine, "sqrt": done**0.5}.get(shape, done)
+    fallen = {"constant": 0.0, "cosine": cosine, "sqrt": math.sqrt(done)}.get(shape, done)
     return 1 - (1 - config.final) * fallen
 
 

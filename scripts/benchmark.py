@@ -4,7 +4,8 @@ usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_toke
        python scripts/benchmark.py mlm --imdb DIR [--model bert-base] [--length N] [--steps N]
        python scripts/benchmark.py overhead [--steps N]
        python scripts/benchmark.py startup
-       each with --rounds N, and --json FILE to keep the figures
+       each with --rounds N, --json FILE to keep the figures, and --turns 1 3 to run only some of
+       the contestants
 
   finetune  MiniLM on IMDb at 512 tokens: unpadded training tokens per second of lit_foundry, and
             of the transformers Trainer with random batches and with group_by_length; the same
@@ -287,7 +288,8 @@ def rounds(benchmark: str, options: dict[str, Any]) -> Iterator[tuple[str, Figur
         if benchmark != "startup":
             write_texts(benchmark, options, folder)
         for number in range(options["rounds"]):
-            for turn in range(len(BENCHMARKS[benchmark][1])):
+            turns = range(len(BENCHMARKS[benchmark][1]))
+            for turn in [turn - 1 for turn in options["turns"]] or turns:
                 for contestant, figures in measure(benchmark, turn, options, folder).items():
                     options.setdefault("rows", round(figures.get("rows/step", 0)))  # ours
                     options["steps"] = options["steps"] or int(figures.get("steps", 0))
@@ -321,6 +323,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("bert-mini", "bert-base"), default="bert-mini")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--turns", type=int, nargs="*", default=[])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = vars(parser.parse_args())

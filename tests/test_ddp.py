@@ -11,7 +11,7 @@ import yaml
 
 from lit_foundry.checkpoint import read_checkpoint
 from lit_foundry.predictions import Predictions
-from tests.conftest import REPO, tiny_config, write_config
+from tests.conftest import REPO, corpus_config, tiny_config, write_config
 
 
 def lit_foundry(*args: str) -> None:
@@ -60,3 +60,28 @@ def test_two_ranks_train_and_score_like_one(tiny: Path) -> None:
         assert (two[0]["state_dict"][name] - want).abs().max() < 1e-5, name
     for name in ("test/acc", "test/loss", "test/f1", "test/calibration_error"):
         assert two[1][name] == pytest.approx(one[1][name], abs=1e-5), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["MaskedLM", "CausalLM"])
+def test_two_ranks_pretrain_like_one(task: str, tmp_path: Path) -> None:
+    config = corpus_config(tmp_path, task)
+    config["model"]["init_args"]["backbone"]["init_args"]["dropout"] = 0.0
+    # Rows of various numbers of predictions: a mean of the ranks' means would differ.
+    config["data"]["init_args"] |= {"max_length": 32, "batch_size": 6, "micro_batch": 2}
+    config["data"]["init_args"] |= {"batch_warmup": {"tokens": 3000, "start": 0.7}}
+    path = write_config(tmp_path / "tiny.yaml", config)
+    overlay = str(REPO / "configs" / "trainer" / "ddp.yaml")
+    ends = {}
+    for ranks in (1, 2):
+        more = ["--config", overlay] if ranks == 2 else []
+        name = ["--experiment", str(ranks), "--trainer.accelerator", "cpu"]
+        lit_foundry("fit", "--config", str(path), *more, *name)
+        run = tmp_path / "runs" / str(ranks) / "1"
+        [last] = (run / "checkpoints").glob("recovery-*.ckpt")
+        ends[ranks] = read_checkpoint(last), json.loads((run / "summary.json").read_text())
+    one, two = ends[1], ends[2]
+    assert one[0]["global_step"] == two[0]["global_step"] > 20
+    for key, want in one[0]["state_dict"].items():
+        assert (two[0]["state_dict"][key] - want).abs().max() < 1e-4, key
+    assert two[1]["best_score"] == pytest.approx(one[1]["best_score"], abs=1e-5)

@@ -114,6 +114,7 @@ class Corpus(TokenizedText):
         self.batch_warmup = batch_warmup
         self._tokens: dict[str, TokenShards] = {}
         self._datasets: dict[str, PackedDataset] = {}
+        self._tokens_per_byte: dict[str, float] = {}
         self._predicted: Table | None = None
 
     def documents(self, split: str) -> Documents:
@@ -194,9 +195,14 @@ class Corpus(TokenizedText):
 
     def _packed(self, split: str) -> PackedDataset:
         tokens, documents, offsets, lengths = self._share(split)
-        if not lengths.sum():
+        total = int(lengths.sum())
+        if not total:
             raise DataError(f"data.{split}: no document has a token. Name other files.")
         before, after = self.frame
+        # Where only the ends of documents are of the split, so is that share of their bytes.
+        num_bytes = tokens.num_bytes[documents].sum() * total / tokens.lengths[documents].sum()
+        framed = total + len(lengths) * len(before + after)
+        self._tokens_per_byte[split] = float(framed / num_bytes)
         size, seed = self.max_length, int(os.environ.get("PL_GLOBAL_SEED", "0"))
         if self.packing == "isolated":
             rows: Pieces | Stream = pack(lengths, size, len(before + after), philox(seed, 0))
@@ -205,7 +211,7 @@ class Corpus(TokenizedText):
             rows = Stream(lengths, size, frame, seed if split == "train" else None)
         if not len(rows):
             raise DataError(
-                f"data.{split} has {int(lengths.sum())} tokens, less than a row of "
+                f"data.{split} has {total} tokens, less than a row of "
                 f"data.max_length={size}: lower it, set data.packing to isolated, or add text."
             )
         pad = int(self.tokenizer.pad_token_id or 0)
@@ -256,12 +262,11 @@ class Corpus(TokenizedText):
             len(dataset), size, batch, micro_batch=micro, warmup=self.batch_warmup, **place
         )
 
-    def tokens_per_byte(self, split: str) -> float:
+    def tokens_per_byte(self, split: Split) -> float:
         """Return tokens of a split, those that frame documents included, by byte of its text."""
-        tokens, documents, _, lengths = self._share(split)
-        share = lengths.sum() / max(1, tokens.lengths[documents].sum())
-        framed = lengths.sum() + len(lengths) * sum(map(len, self.frame))
-        return float(framed / max(1.0, share * tokens.num_bytes[documents].sum()))
+        if split not in self._tokens_per_byte:
+            self.load(split)
+        return self._tokens_per_byte[split]
 
     def prepare_data(self) -> None:
         """Tokenize before any network is on a device."""
