@@ -224,7 +224,11 @@ def folder_state(module: nn.Module, folder: Path) -> dict[str, Tensor]:
             f"model.init_from={folder} is no folder of transformers for a {kind.__name__}: name a "
             "checkpoint file, or a folder with config.json and weights."
         )
-    state: dict[str, Tensor] = kind(pretrained=str(folder), pooling=module.pooling).state_dict()
+    try:
+        state: dict[str, Tensor] = kind(str(folder), pooling=module.pooling).state_dict()
+    except (OSError, ValueError) as error:
+        reason = shorten(str(error), 200)
+        raise CheckpointError(f"model.init_from={folder} cannot be read: {reason}") from error
     return state
 
 

@@ -35,7 +35,10 @@ from lit_foundry.usage import USAGE, UsageError, flags, in_order, unknown_comman
 
 EVALUATION = ("validate", "test", "predict")
 COMMANDS = ("fit", *EVALUATION)
-GROUPS = ("trainer", "model.init_args.optim", "model.init_args.finetune")
+GROUPS = (
+    "trainer",
+    *(f"model.init_args.{name}" for name in ("optim", "finetune", "masking", "generation")),
+)
 # What `--KEY.help CLASS` explains, by the end of the key.
 BASES: dict[str, type] = {
     "model": Task,
@@ -193,6 +196,8 @@ class FoundryCLI(LightningCLI):
         self.datamodule = self.data
         if self.checkpoint:
             self._check_fit()
+        elif hasattr(self.model, "check_data"):
+            self.model.check_data(self.data)  # before hours may go into tokenizing
 
     def _check_same_data(self, data: DataModule) -> None:
         """Refuse another tokenizer or other labels than those the weights were trained with."""

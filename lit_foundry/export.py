@@ -27,6 +27,7 @@ CLASSIFIES = "text-classification"
 TOLERANCE = {"hf": 1e-5, "onnx": 1e-4, "torch": 1e-5}
 # Rows and size (tokens) of what is compared, as far as the data's own longest allows.
 SHAPES = ((1, 8), (3, 33), (8, 64), (2, 8192))
+LOGITS = 10**8  # most of them at once
 
 
 def main(args: list[str]) -> None:
@@ -41,12 +42,16 @@ def main(args: list[str]) -> None:
         tracker.log_artifact(output, type="model", name="export", aliases=[given.format])
         tracker.finalize("success")
     print(f"Exported to {output}. In Python:")
-    job = json.loads((output / MANIFEST).read_text())["job"]
+    manifest = json.loads((output / MANIFEST).read_text())
+    job = manifest["job"]
     if job == CLASSIFIES:
         print(f'  lit_foundry.load("{output}").predict(["a text"])')
     if given.format == "hf":
-        text = '"a text", truncation=True' if job == CLASSIFIES else '"a text with its [MASK]"'
-        text = '"a text that"' if job == "text-generation" else text
+        text = {
+            CLASSIFIES: '"a text", truncation=True',
+            "fill-mask": f'"a text with its {manifest["mask"]}"',
+            "text-generation": '"a text that"',
+        }[job]
         print(f'  transformers.pipeline("{job}", "{output}")({text})')
     if job != CLASSIFIES:
         print(f"To fine-tune from it: --model.init_from {output}")
@@ -85,10 +90,11 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
     kind = Network if job == CLASSIFIES else LanguageNetwork
     network = kind(task.backbone, task.head, data.batch_fields).eval()
     state = data.state()
-    manifest = {
+    manifest: dict[str, Any] = {
         "version": __version__,
         "format": format,
         "job": job,
+        "mask": data.tokenizer.mask_token if job == "fill-mask" else None,
         "inputs": list(network.inputs),
         "checkpoint": str(ckpt_path),
         "data": data.recipe(),
@@ -103,10 +109,12 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     partial.mkdir()
     try:
-        data.save_preprocessor(partial, network.inputs)
+        tokenizer = data.save_preprocessor(partial, network.inputs, job == "text-generation")
         {"hf": write_hf, "onnx": write_onnx, "torch": write_torch}[format](
             network, partial, data.labels
         )
+        if job != CLASSIFIES:
+            write_ids(partial, tokenizer)
         manifest["difference"] = compare(network, partial, format, data.facts)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         replace_folder(partial, output)
@@ -186,6 +194,17 @@ def write_hf(network: Network, folder: Path, labels: Sequence[str]) -> None:
     model.save_pretrained(folder)
 
 
+def write_ids(folder: Path, tokenizer: Any) -> None:
+    """Let a language model's folder know the ids that begin, end and pad a text."""
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        if path.is_file():
+            content = json.loads(path.read_text())
+            for kind in ("bos", "eos", "pad"):
+                content[f"{kind}_token_id"] = getattr(tokenizer, f"{kind}_token_id")
+            path.write_text(json.dumps(content, indent=2) + "\n")
+
+
 def dynamic_shapes(network: Network) -> tuple[dict[int, Any], ...]:
     """Let rows and size vary, alike in all inputs."""
     rows, size = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
@@ -227,8 +246,9 @@ def compare(network: Network, folder: Path, format: str, facts: Mapping[str, int
     """
     logits = exported_logits(folder, format, network.inputs)
     differences = []
+    most = LOGITS // (facts["vocab_size"] if isinstance(network, LanguageNetwork) else 1)
     for rows, size in SHAPES:
-        values = network.example(rows, min(size, facts["max_length"]))
+        values = network.example(rows, min(size, facts["max_length"], most // rows))
         expected = network(*values)
         found = logits(dict(zip(network.inputs, values, strict=True)))
         scale = max(1.0, float(expected.abs().max()))

@@ -1,5 +1,6 @@
 """How many operations a device can do, which tells how well a run uses it."""
 
+import re
 import time
 from functools import cache
 
@@ -33,7 +34,9 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """
     if device.type == "cuda" and dtype != torch.float32:
         name = torch.cuda.get_device_name(device)
-        known = next((rate for key, rate in DATASHEET.items() if key in name), None)
+        known = next(
+            (rate for key, rate in DATASHEET.items() if re.search(rf"\b{key}\b", name)), None
+        )
         if known:
             return known
     return measured_flops(device, dtype)

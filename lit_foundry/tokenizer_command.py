@@ -107,8 +107,7 @@ def train(given: Namespace) -> tuple["PreTrainedTokenizerFast", Texts]:
         config = TrainTokenizer(given.kind, given.vocab_size, lowercase, given.multiple_of)
     except ValueError as error:
         raise UsageError(str(error).replace("data.tokenizer.", "--")) from None
-    delimiter = given.delimiter and given.delimiter.replace(r"\n", "\n").replace(r"\t", "\t")
-    documents = Documents(given.input, text=given.text, delimiter=delimiter)
+    documents = Documents(given.input, text=given.text, delimiter=given.delimiter)
     texts = Texts(documents, given.max_documents)
     return trained(config, texts), texts
 

@@ -43,7 +43,7 @@ usage: python -m lit_foundry {command} --ckpt_path FILE {usage}
   --ckpt_path FILE          checkpoint, such as runs/NAME/1/checkpoints/best.ckpt; it brings model,
                             data, label names and tokenizer
 {own}  --config FILE             what else to set; it wins over the checkpoint, as do single keys
-  --data.root, --data.test  where the data lie now (IMDb, TextFiles)
+  --data.root, --data.test  where the data lie now (IMDb; TextFiles, Corpus)
   --data.batch_tokens 8192  tokens at once (or --data.batch_size)
   --trainer.accelerator cpu, --trainer.devices 1, --trainer.precision bf16-mixed
 """
@@ -67,6 +67,8 @@ Often set:
   --model.optim.lr 3e-5     peak learning rate
   --data.batch_tokens 8192  tokens of one optimizer step, over all devices (or --data.batch_size)
   --data.micro_batch 4096   what one device takes at once; sets the accumulation
+  --data.train FILES        what to train on (TextFiles, Corpus)
+  --model.init_from FILE    checkpoint, or folder of transformers, to start from
   --trainer.max_epochs 3, --trainer.max_steps 10000 or --trainer.max_time 00:08:00:00
   --trainer.devices 2, --trainer.precision bf16-mixed
   --trainer.fast_dev_run 1  one batch of everything, nothing saved
@@ -91,7 +93,7 @@ fills the masks of texts, a causal one goes on writing (--model.generation.tempe
         usage="--input TEXTS [--output FILE]",
         own="""\
   --input TEXTS             .txt (one a line), .csv, .tsv, .jsonl, .parquet, or - for standard input
-  --output FILE             .jsonl or .csv; JSONL to standard output if left out
+  --output FILE             .jsonl or (labels only) .csv; JSONL to standard output if left out
 """,
     ),
 }
@@ -114,7 +116,8 @@ usage: python -m lit_foundry export --ckpt_path FILE --format {hf,onnx,torch} [-
 
 The network is written beside its place, read back, and compared with the checkpoint on batches of
 several shapes; only then does it replace an older export. In Python, lit_foundry.load(DIR) labels
-texts with any of them.
+texts with any of them. Language models take --format hf: a folder for AutoModelForMaskedLM or
+AutoModelForCausalLM, and for --model.init_from of a fine-tuning.
 """,
     "report": """\
 Show one run, or several side by side, on a page that stands alone: settings, curves, confusion

@@ -18,6 +18,7 @@ from lit_foundry.cli import main
 from lit_foundry.data import Corpus, DataError, TrainTokenizer
 from lit_foundry.export import export
 from lit_foundry.nn import TextDecoder, TextEncoder
+from lit_foundry.nn.generation import Generation, generate
 from lit_foundry.nn.masking import IGNORED, Masking
 from lit_foundry.optim import OptimConfig
 from lit_foundry.tasks import CausalLM, MaskedLM
@@ -374,9 +375,93 @@ def test_a_tokenizer_without_mask_is_refused(tmp_path: Path) -> None:
         trainer(tmp_path, max_steps=1).fit(masked_lm(data), without)
 
 
-def test_bits_per_byte_counts_the_bytes_of_the_texts(tmp_path: Path) -> None:
-    data = corpus(tmp_path)
-    tokens = data.tokens("train")
-    _, documents, _, _ = data._share("val")
-    framed = tokens.lengths[documents].sum() + 2 * len(documents)
-    assert data.tokens_per_byte("val") == pytest.approx(framed / tokens.num_bytes[documents].sum())
+@pytest.mark.parametrize("packing", ["isolated", "concatenated"])
+def test_bits_per_byte_counts_predictions_and_bytes(packing: str, tmp_path: Path) -> None:
+    data = corpus(tmp_path, packing=packing)
+    rows: Any = data.load("val")
+    batches = [next_tokens(rows[[row]]) for row in range(len(rows))]
+    predicted = sum(int((target != IGNORED).sum()) for target in batches)
+    num_bytes = data.tokens("train").num_bytes[rows.documents].sum()
+    assert data.tokens_per_byte("val") == pytest.approx(predicted / num_bytes)
+
+
+@pytest.mark.parametrize("packing", ["isolated", "concatenated"])
+def test_evaluation_has_the_same_rows_whatever_the_seed(packing: str, tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 1):
+        seed_everything(seed)
+        data = corpus(tmp_path, packing=packing)
+        rows: Any = {split: data.load(split) for split in ("train", "val")}  # type: ignore[arg-type]
+        found.append({split: rows[split][[0, 1]]["input_ids"] for split in rows})
+    seed_everything(0)
+    assert torch.equal(found[0]["val"], found[1]["val"])
+    assert not torch.equal(found[0]["train"], found[1]["train"])
+
+
+def test_export_of_a_causal_model_leaves_texts_open(fitted: Any, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    cli, _ = fitted
+    folder = export(best(fitted), "hf", tmp_path / "export")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("the plot")["input_ids"]
+    assert ids[0] == tokenizer.cls_token_id
+    assert (ids[-1] == tokenizer.sep_token_id) == isinstance(cli.model, MaskedLM)
+    config = json.loads((folder / "config.json").read_text())
+    for kind in ("bos", "eos", "pad"):
+        assert config[f"{kind}_token_id"] == getattr(tokenizer, f"{kind}_token_id")
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "folder"])
+def test_pretraining_goes_on_with_its_head(fitted: Any, tmp_path: Path, form: str) -> None:
+    cli, folder = fitted
+    start = best(fitted) if form == "checkpoint" else export(best(fitted), "hf", tmp_path / "hf")
+    words = ["fit", "--config", str(folder / "tiny.yaml"), "--model.init_from", str(start)]
+    words += ["--model.optim.lr=1e-12", "--model.optim.weight_decay=0", "--trainer.max_epochs=1"]
+    again = main([*words, f"--trainer.default_root_dir={tmp_path}"])
+    rows = rows_of(cli.run.path / "metrics.csv")
+    lowest = min(float(row["val/loss"]) for row in rows if row["val/loss"])
+    assert float(again.trainer.callback_metrics["val/loss"]) == pytest.approx(lowest, abs=1e-5)
+
+
+def test_a_causal_network_predicts_no_masks() -> None:
+    gpt = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    with pytest.raises(ValueError, match="TextDecoder, which sees nothing after a mask"):
+        MaskedLM(TextDecoder(config=gpt, vocab_size=300))
+
+
+def test_a_written_vocabulary_size_is_kept() -> None:
+    assert TextEncoder(config={**BERT, "vocab_size": 128}, vocab_size=100).vocab_size == 128
+    with pytest.raises(ValueError, match="vocab_size=128 is less than the 200 tokens"):
+        TextEncoder(config={**BERT, "vocab_size": 128}, vocab_size=200)
+
+
+def test_generation_begins_an_empty_text_and_ends_where_one_ends() -> None:
+    import transformers as hf
+
+    torch.manual_seed(0)
+    config = hf.GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=16, vocab_size=20)
+    model = hf.GPT2LMHeadModel(config).eval()
+    ids = torch.tensor([[0, 0, 0], [5, 6, 7], [5, 0, 0]])
+    how = Generation(max_tokens=8, temperature=1.0, top_k=0)
+    places = {"max_length": 16, "pad_id": 0, "start_id": 1, "end_id": None}
+    found = generate(model, ids, ids > 0, how, **places)
+    assert [len(tokens) for tokens in found] == [8, 8, 8]
+    again = generate(model, ids, ids > 0, how, **places)
+    assert all(torch.equal(*pair) for pair in zip(found, again, strict=True))
+    end = int(found[1][3])
+    cut = generate(model, ids, ids > 0, how, **(places | {"end_id": end}))
+    assert end not in cut[1]
+    greedy = Generation(max_tokens=4, temperature=0)
+    alone = generate(model, ids[2:, :1], ids[2:, :1] > 0, greedy, **places)
+    assert torch.equal(generate(model, ids, ids > 0, greedy, **places)[2], alone[0])  # padding
+
+
+def test_resume_inside_an_epoch_with_other_rows_is_refused(tmp_path: Path) -> None:
+    path = write_config(tmp_path / "tiny.yaml", corpus_config(tmp_path))
+    words = ["fit", "--config", str(path), "--save_every_n_steps=1", "--trainer.max_steps=2"]
+    words += ["--trainer.val_check_interval=3"]
+    main(words)
+    more = ["--resume=required", "--trainer.max_steps=4", "--data.batch_warmup.tokens=1000"]
+    with pytest.raises(ValueError, match=r"lies inside an epoch, and data\.batch_warmup"):
+        main([*words, *more])

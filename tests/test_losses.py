@@ -72,3 +72,14 @@ def test_nothing_to_predict_gives_zero_and_no_gradient() -> None:
     assert total.item() == 0
     assert hidden.grad is not None
     assert not hidden.grad.any()
+
+
+def test_gradients_serve_one_backward_pass_and_evaluation_takes_none() -> None:
+    hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(9, 8, requires_grad=True)
+    total, _ = linear_cross_entropy(hidden, weight, None, torch.tensor([1, 2, 3, 4]))
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="one backward pass"):
+        total.backward()
+    with torch.no_grad():
+        total, _ = linear_cross_entropy(hidden, weight, None, torch.tensor([1, 2, 3, 4]))
+    assert total.grad_fn is None

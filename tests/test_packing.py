@@ -133,6 +133,17 @@ def test_steps_grow_by_tokens_over_the_epochs() -> None:
     assert len(sampler) == len(sizes[3])
 
 
+def test_growth_counts_what_a_limited_epoch_saw() -> None:
+    warmup = BatchWarmup(tokens=3000, start=0.25)
+    whole = RowBatches(40, 10, 16, warmup=warmup)
+    half = RowBatches(40, 10, 16, warmup=warmup, limit=0.5)
+    three = RowBatches(40, 10, 16, warmup=warmup, limit=3)
+    steps = len(whole.steps(0)) - 1
+    seen = int(whole.steps(0)[steps // 2])
+    assert half.steps(1).tolist() == whole._cut(seen).tolist()
+    assert three.steps(1).tolist() == whole._cut(int(whole.steps(0)[3])).tolist()
+
+
 def test_a_step_too_small_to_share_is_refused() -> None:
     with pytest.raises(ValueError, match=r"A step of 2 rows cannot be shared by 4 micro-batches"):
         RowBatches(100, 64, 8, micro_batch=2, warmup=BatchWarmup(1000, start=0.25))

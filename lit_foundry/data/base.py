@@ -113,6 +113,10 @@ class DataModule(Recorded, LightningDataModule, ABC):
         """Remember how the interrupted epoch was cut."""
         self._interrupted = state_dict
 
+    def cuts(self) -> dict[str, Any]:
+        """Return what else decides which samples a micro-batch holds, by key, as plain data."""
+        return {}
+
     def fingerprint(self) -> dict[str, str]:
         """Return a hash of the content of each split that was read."""
         return {}
@@ -194,6 +198,7 @@ class DataModule(Recorded, LightningDataModule, ABC):
             "number of devices": sampler.world_size,
             "seed_everything": sampler.seed,
             "number of samples": count,
+            **self.cuts(),
         }
         changed = differences(self._interrupted, self._cuts) if self._interrupted else []
         if start and changed:

@@ -32,7 +32,7 @@ from lit_foundry.data.tokenizer import (
     tokenizer_from_files,
 )
 from lit_foundry.data.tokenizer_training import TrainTokenizer
-from lit_foundry.data.vocabulary import Vocabulary
+from lit_foundry.recipe import plain
 
 Ints = NDArray[np.int64]
 
@@ -53,7 +53,8 @@ class Corpus(TokenizedText):
         max_length: Tokens of a row.
         packing: ``isolated``: no token attends to another document, and positions restart in
             each; ``concatenated``: all documents in a row, as if they were one.
-        deduplicate: Leave out all but the first of equal documents.
+        deduplicate: Leave out all but the first of equal documents of a split; of those that
+            validation is taken from, before it is.
         val_fraction: Share of ``train`` that validates if there is no ``val``.
         val_from: Take whole ``documents`` for it, or the ``end`` of every document, which a corpus
             of one document needs.
@@ -97,7 +98,7 @@ class Corpus(TokenizedText):
         super().__init__(
             tokenizer,
             max_length,
-            "head",
+            "tail",  # a language model goes on from the end of a text
             predict,
             cache,
             batch_size=batch_size,
@@ -127,9 +128,9 @@ class Corpus(TokenizedText):
         if source is None:
             raise DataError(f"data.{split} is not set: name the files for it.")
         if self.hub:
-            return Documents.of_hub(self.hub, str(source), text=self.text)
+            return Documents.of_hub(self.hub, str(source), text=self.text, cache=self.cache)
         sources = [source] if isinstance(source, str) else source
-        return Documents(sources, text=self.text, delimiter=self.delimiter)
+        return Documents(sources, text=self.text, delimiter=self.delimiter, cache=self.cache)
 
     def table(self, split: Literal["predict"]) -> Table:
         """Return the texts to predict on."""
@@ -148,22 +149,6 @@ class Corpus(TokenizedText):
         before, after = Template(self.tokenizer, pair=False).frame
         end = self.tokenizer.eos_token_id
         return list(before), list(after) or ([] if end is None else [int(end)])
-
-    @property
-    def facts(self) -> Mapping[str, int]:
-        """Vocabulary, padding and row length, and the mask token where there is one."""
-        facts = {
-            "vocab_size": len(self.tokenizer),
-            "pad_id": int(self.tokenizer.pad_token_id or 0),
-            "max_length": self.max_length,
-        }
-        mask_id = self.tokenizer.mask_token_id
-        return facts if mask_id is None else facts | {"mask_id": int(mask_id)}
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """What a language model must know of the token ids."""
-        return Vocabulary.of(self.tokenizer)
 
     def state(self) -> dict[str, Any]:
         """Return the tokenizer's files."""
@@ -199,16 +184,19 @@ class Corpus(TokenizedText):
         if not total:
             raise DataError(f"data.{split}: no document has a token. Name other files.")
         before, after = self.frame
-        # Where only the ends of documents are of the split, so is that share of their bytes.
-        num_bytes = tokens.num_bytes[documents].sum() * total / tokens.lengths[documents].sum()
-        framed = total + len(lengths) * len(before + after)
-        self._tokens_per_byte[split] = float(framed / num_bytes)
-        size, seed = self.max_length, int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        size, train = self.max_length, split == "train"
+        # Whatever the seed of a run, evaluation has the same rows, and so the same masks.
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if train else 0
         if self.packing == "isolated":
             rows: Pieces | Stream = pack(lengths, size, len(before + after), philox(seed, 0))
+            predicted = total + len(rows.length) * (len(before + after) - 1)
         else:
             frame = len(before), len(after)
-            rows = Stream(lengths, size, frame, seed if split == "train" else None)
+            rows = Stream(lengths, size, frame, seed if train else None)
+            predicted = total + len(lengths) * len(before + after) - len(rows)
+        # Where only the ends of documents are of the split, so is that share of their bytes.
+        num_bytes = tokens.num_bytes[documents].sum() * total / tokens.lengths[documents].sum()
+        self._tokens_per_byte[split] = float(predicted / num_bytes)
         if not len(rows):
             raise DataError(
                 f"data.{split} has {total} tokens, less than a row of "
@@ -259,11 +247,22 @@ class Corpus(TokenizedText):
             # Epochs in which steps grow have more of them.
             trainer.reload_dataloaders_every_n_epochs = 1
         return RowBatches(
-            len(dataset), size, batch, micro_batch=micro, warmup=self.batch_warmup, **place
+            len(dataset),
+            size,
+            batch,
+            micro_batch=micro,
+            warmup=self.batch_warmup,
+            limit=getattr(trainer, "limit_train_batches", 1.0),
+            **place,
         )
 
+    def cuts(self) -> dict[str, Any]:
+        """Return what else decides which rows a micro-batch holds."""
+        names = "batch_warmup", "max_length", "packing", "deduplicate"
+        return {f"data.{name}": plain(getattr(self, name)) for name in names}
+
     def tokens_per_byte(self, split: Split) -> float:
-        """Return tokens of a split, those that frame documents included, by byte of its text."""
+        """Return the tokens of a split that a causal model predicts, by byte of its text."""
         if split not in self._tokens_per_byte:
             self.load(split)
         return self._tokens_per_byte[split]

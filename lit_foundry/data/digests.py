@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from tqdm.auto import tqdm
 
@@ -46,8 +45,16 @@ def _digest(path: Path, place: Path | None, bar: "tqdm[None]") -> str:
             hasher.update(block)
             bar.update(len(block))
     if place is not None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=place.parent, prefix=".", delete=False) as partial:
-            partial.write(hasher.hexdigest())
-        os.replace(partial.name, place)  # another process may do the same
+        _keep(hasher.hexdigest(), place)
     return hasher.hexdigest()
+
+
+def _keep(digest: str, place: Path) -> None:
+    """Write a digest; where the disk is full, it is computed again instead."""
+    partial = place.with_name(f".{place.name}.{os.getpid()}")  # another process may do the same
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(digest)
+        partial.replace(place)
+    except OSError:
+        partial.unlink(missing_ok=True)

@@ -68,7 +68,9 @@ class Documents:
             raise ValueError("data.delimiter is empty: set what parts documents, or null.")
         sources = [sources] if isinstance(sources, str | Path) else sources
         found = dict.fromkeys(file for source in sources for file in _files(source))
-        self.files, self.text, self.delimiter, self.cache = list(found), text, delimiter, cache
+        self.files, self.text, self.cache = list(found), text, cache
+        # A shell passes the two characters on.
+        self.delimiter = delimiter and delimiter.replace(r"\n", "\n").replace(r"\t", "\t")
         self.name = ", ".join(map(str, sources))
 
     @staticmethod

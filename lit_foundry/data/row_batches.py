@@ -63,6 +63,7 @@ class RowBatches(DistributedSampler[list[int]]):
         batch_size: Rows of one optimizer step, over all ranks.
         micro_batch: Most rows that one device takes at once.
         warmup: Lets the first steps of the run be smaller.
+        limit: Micro-batches of an epoch that a rank trains on: a number, or a share of them.
         rank: This process among ``world_size``.
         world_size: Number of processes that share the rows.
         seed: Seed of the order.
@@ -82,6 +83,7 @@ class RowBatches(DistributedSampler[list[int]]):
         *,
         micro_batch: int | None = None,
         warmup: BatchWarmup | None = None,
+        limit: int | float = 1.0,
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
@@ -89,7 +91,8 @@ class RowBatches(DistributedSampler[list[int]]):
         start: int = 0,
     ) -> None:
         self.num_rows, self.size, self.batch_size = num_rows, size, batch_size
-        self.warmup, self.rank, self.world_size = warmup, rank, world_size
+        self.warmup, self.limit = warmup, limit
+        self.rank, self.world_size = rank, world_size
         self.seed, self.epoch = seed, epoch
         self._resumed = (epoch, start)
         self.accumulate = accumulation(batch_size, micro_batch, world_size)
@@ -108,7 +111,10 @@ class RowBatches(DistributedSampler[list[int]]):
         for _ in range(epoch if warmup else 0):
             if warmup and done * self.size >= warmup.tokens:
                 break
-            done += int(self._cut(done)[-1])
+            edges = self._cut(done)
+            most = (len(edges) - 1) * self.accumulate
+            limit = self.limit if isinstance(self.limit, int) else int(self.limit * most)
+            done += int(edges[min(limit, most) // self.accumulate])
         return self._cut(done)
 
     def _cut(self, done: int) -> Ints:

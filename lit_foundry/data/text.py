@@ -129,12 +129,7 @@ class TextData(TokenizedText):
     @property
     def facts(self) -> Mapping[str, int]:
         """Classes, vocabulary, padding and longest row."""
-        return {
-            "num_classes": len(self.labels),
-            "vocab_size": len(self.tokenizer),
-            "pad_id": int(self.tokenizer.pad_token_id or 0),
-            "max_length": self.max_length,
-        }
+        return {"num_classes": len(self.labels), **super().facts}
 
     def state(self) -> dict[str, Any]:
         """Return label names and the tokenizer's files."""

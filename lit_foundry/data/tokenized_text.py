@@ -1,7 +1,7 @@
 """What all text data share: a tokenizer, texts to predict on, and the framing of raw inputs."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -20,11 +20,13 @@ from lit_foundry.data.text_dataset import TextDataset
 from lit_foundry.data.tokenizer import (
     Template,
     Truncation,
+    leave_open,
     load_tokenizer,
     tokenizer_files,
     tokenizer_from_files,
 )
 from lit_foundry.data.tokenizer_training import TrainTokenizer, train_tokenizer
+from lit_foundry.data.vocabulary import Vocabulary
 
 
 class TokenizedText(DataModule):
@@ -95,6 +97,22 @@ class TokenizedText(DataModule):
         return TextDataset(columns, labels, template, self.max_length, self.truncation)
 
     @property
+    def facts(self) -> Mapping[str, int]:
+        """Vocabulary, padding and longest row, and the mask token where there is one."""
+        facts = {
+            "vocab_size": len(self.tokenizer),
+            "pad_id": int(self.tokenizer.pad_token_id or 0),
+            "max_length": self.max_length,
+        }
+        mask_id = self.tokenizer.mask_token_id
+        return facts if mask_id is None else facts | {"mask_id": int(mask_id)}
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What a language model must know of the token ids."""
+        return Vocabulary.of(self.tokenizer)
+
+    @property
     def batch_fields(self) -> list[str]:
         """Fields of the batches that a network may read."""
         segments = ["token_type_ids"] * (len(self.text_columns) > 1)
@@ -130,18 +148,27 @@ class TokenizedText(DataModule):
         for batch in LengthGroupedBatches(lengths, batch_tokens=most, shuffle=False):
             yield dataset[batch]
 
-    def save_preprocessor(self, folder: Path, inputs: Sequence[str]) -> None:
+    def save_preprocessor(
+        self, folder: Path, inputs: Sequence[str], goes_on: bool = False
+    ) -> PreTrainedTokenizerFast:
         """Write the tokenizer for whoever loads an export.
 
         Args:
             folder: Where its files go.
             inputs: What the network takes; the tokenizer yields no more.
+            goes_on: Whether the network continues texts: then these are begun, but not ended.
+
+        Returns:
+            What was written.
         """
         files = tokenizer_files(self.tokenizer)
         tokenizer = tokenizer_from_files(files)  # a copy
+        if goes_on:
+            leave_open(tokenizer)
         tokenizer.model_max_length = self.max_length
         tokenizer.truncation_side = "left" if self.truncation == "tail" else "right"
         tokenizer.model_input_names = [name for name in inputs if name in self.batch_fields]
         for name in ("truncation_side", "model_input_names"):  # what save_pretrained writes
             tokenizer.init_kwargs[name] = getattr(tokenizer, name)
         tokenizer.save_pretrained(folder)
+        return tokenizer

@@ -49,6 +49,19 @@ def tokenizer_from_files(files: Mapping[str, str]) -> PreTrainedTokenizerFast:
         return AutoTokenizer.from_pretrained(folder)
 
 
+def leave_open(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let a tokenizer frame a text with what comes before it, and with nothing after."""
+    from tokenizers.processors import TemplateProcessing
+
+    before = Template(tokenizer, pair=False).frame[0]
+    tokens = tokenizer.convert_ids_to_tokens(before)
+    special = list(zip(tokens, before, strict=True))
+    single = [*tokens, "$A"]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=single, pair=[*single, "$B:1"], special_tokens=special
+    )
+
+
 class Template:
     """How a tokenizer frames one text, or two, with its special tokens.
 

@@ -56,6 +56,7 @@ def generate(
     how: Generation,
     max_length: int,
     pad_id: int,
+    start_id: int | None,
     end_id: int | None,
 ) -> list[Tensor]:
     """Return what follows each prompt, with the keys and values of earlier tokens cached.
@@ -67,6 +68,7 @@ def generate(
         how: How tokens are drawn.
         max_length: Longest sequence that the model takes; of a longer prompt it sees the end.
         pad_id: Id of padding.
+        start_id: Id that begins a text without tokens.
         end_id: Id that ends a text, if any.
 
     Returns:
@@ -74,6 +76,8 @@ def generate(
     """
     room = max(1, max_length - how.max_tokens)
     prompts = [ids[mask][-room:] for ids, mask in zip(input_ids, attention_mask, strict=True)]
+    if start_id is not None:
+        prompts = [p if len(p) else p.new_tensor([start_id]) for p in prompts]
     size = max(len(prompt) for prompt in prompts)
     left = torch.full((len(prompts), size), pad_id, device=input_ids.device)
     real = torch.zeros_like(left)

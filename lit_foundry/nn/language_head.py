@@ -3,6 +3,7 @@
 Shapes: N places, D feature width, E embedding width, V vocabulary.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -27,8 +28,19 @@ MASKED_HEADS = {
         "gelu",
     ),
     "albert": ("predictions.dense", "predictions.LayerNorm", "predictions.decoder", "hidden_act"),
+    "deberta-v2": (f"{_BERT}.dense", f"{_BERT}.LayerNorm", "cls.predictions.decoder", "hidden_act"),
     "modernbert": ("head.dense", "head.norm", "decoder", "classifier_activation"),
 }
+# Keys of configs whose causal model does something to the logits besides the output layer.
+SCALES = (
+    "final_logit_softcapping",
+    "lm_head_multiplier",
+    "logit_scale",
+    "logits_mup_width_multiplier",
+    "logits_scaling",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+)
 
 
 class LanguageHead(nn.Module):
@@ -80,28 +92,51 @@ def bare_model(config: Any, causal: bool) -> Any:
         return (AutoModelForCausalLM if causal else AutoModelForMaskedLM).from_config(config)
 
 
-def parts_of(model: Any) -> dict[str, str]:
+def is_known(config: Any) -> bool:
+    """Tell whether the head of a masked model is one that is built here as in ``transformers``."""
+    # The newer head of DeBERTa-v2 has no output layer of its own.
+    return config.model_type in MASKED_HEADS and getattr(config, "legacy", True)
+
+
+def parts_of(model: Any, causal: bool) -> dict[str, str]:
     """Return the names of the head's layers in a language model of ``transformers``.
 
     Raises:
-        ValueError: If its family has a masked head that is not known here.
+        ValueError: If its logits are computed otherwise than by :class:`LanguageHead`.
     """
-    modules = {module: name for name, module in model.named_modules()}
-    output = model.get_output_embeddings()
-    if "CausalLM" in type(model).__name__ or "LMHead" in type(model).__name__:
-        return {"out": modules[output]}
-    kind = model.config.model_type
-    if kind not in MASKED_HEADS:
+    config = model.config
+    kind = f"model.backbone.config.model_type {config.model_type}"
+    if not causal:
+        if not is_known(config):
+            raise ValueError(
+                f"{kind} has a masked language head that is not known here: take one of "
+                f"{', '.join(MASKED_HEADS)}, or export with --format onnx or torch."
+            )
+        dense, norm, out, _ = MASKED_HEADS[config.model_type]
+        return {"transform.0": dense, "transform.2": norm, "out": out}
+    scales = [key for key in SCALES if getattr(config, key, None) not in (None, 1.0)]
+    if scales:
         raise ValueError(
-            f"model.backbone.config.model_type {kind} has no masked language head that is known "
-            f"here: take one of {', '.join(MASKED_HEADS)}."
+            f"{kind} changes its logits by {scales[0]}, which is not known here: take one such as "
+            "gpt2 or llama."
         )
-    dense, norm, out, _ = MASKED_HEADS[kind]
-    return {"transform.0": dense, "transform.2": norm, "out": out}
+    names = {module: name for name, module in model.named_modules()}
+    out = names.get(model.get_output_embeddings())
+    known = (f"{model.base_model_prefix}.", f"{out}.")
+    more = [name for name, _ in model.named_parameters() if not name.startswith(known)]
+    if out is None or more:
+        raise ValueError(
+            f"{kind} has more than one layer after its backbone, such as {(more or [out])[0]}, "
+            "which is not known here: take one such as gpt2 or llama."
+        )
+    return {"out": out}
 
 
 def build_head(config: Any, causal: bool) -> LanguageHead:
     """Build the head of a family, initialized as in ``transformers``.
+
+    A masked model whose head is not known here gets one like BERT's, with the weight of the
+    embedding.
 
     Args:
         config: Config of ``transformers``.
@@ -110,7 +145,9 @@ def build_head(config: Any, causal: bool) -> LanguageHead:
     from transformers.activations import ACT2FN
 
     model = bare_model(config, causal)
-    names = parts_of(model)
+    if not causal and not is_known(config):
+        return _unknown_head(config, *model.get_input_embeddings().weight.shape)
+    names = parts_of(model, causal)
     layers = {name: model.get_submodule(path) for name, path in names.items()}
     for name, path in names.items():
         if name != "out" or not config.tie_word_embeddings:
@@ -131,13 +168,50 @@ def build_head(config: Any, causal: bool) -> LanguageHead:
     return LanguageHead(transform, bias, weight)
 
 
-def weights_of(model: Any) -> dict[str, Tensor]:
-    """Return the state of a :class:`LanguageHead` from a language model of ``transformers``."""
-    state = {}
-    for name, path in parts_of(model).items():
+def _unknown_head(config: Any, size: int, width: int) -> LanguageHead:
+    dense = nn.Linear(config.hidden_size, width)
+    nn.init.normal_(dense.weight, std=getattr(config, "initializer_range", 0.02))
+    nn.init.zeros_(dense.bias)
+    norm = nn.LayerNorm(width, getattr(config, "layer_norm_eps", 1e-5))
+    bias = nn.Parameter(torch.zeros(size))
+    return LanguageHead(nn.Sequential(dense, nn.GELU(), norm), bias, None)
+
+
+def weights_of(
+    model: Any, causal: bool, missing: Collection[str], source: str
+) -> dict[str, Tensor]:
+    """Return the state of a :class:`LanguageHead` from a language model of ``transformers``.
+
+    Args:
+        model: Language model with weights.
+        causal: For a decoder instead of an encoder.
+        missing: Names of its weights that ``source`` lacks.
+        source: Where they are from.
+
+    Returns:
+        Nothing if ``source`` has no language head, as that of a sentence encoder.
+
+    Raises:
+        ValueError: If it has a part of one, or output weights that the config takes for tied.
+    """
+    tied = model.config.tie_word_embeddings
+    state, lacks = {}, []
+    for name, path in parts_of(model, causal).items():
         prefix = "" if name == "out" else f"{name}."
-        layer = model.get_submodule(path).state_dict()
-        state |= {prefix + key: value.detach().clone() for key, value in layer.items()}
-    if model.config.tie_word_embeddings:
-        state.pop("weight", None)
+        for key, value in model.get_submodule(path).state_dict().items():
+            if not (tied and prefix + key == "weight"):
+                state[prefix + key] = value.detach().clone()
+                lacks += [f"{path}.{key}"] * (f"{path}.{key}" in missing)
+    if len(lacks) == len(state):
+        return {}
+    if lacks:
+        raise ValueError(
+            f"model.backbone.pretrained {source} lacks {len(lacks)} of {len(state)} weights of the "
+            f"language head, such as {lacks[0]}: correct its file of weights."
+        )
+    if tied and model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        raise ValueError(
+            f"model.backbone.pretrained {source} has output weights other than its embeddings: "
+            "set model.backbone.config.tie_word_embeddings to false."
+        )
     return state

@@ -26,20 +26,21 @@ def language_model(backbone: nn.Module, head: nn.Module) -> Any:
 
     config: Any = copy.deepcopy(backbone.encoder.config)
     config.use_cache = True
-    auto = AutoModelForCausalLM if isinstance(backbone, TextDecoder) else AutoModelForMaskedLM
-    model = auto.from_config(config)
+    causal = isinstance(backbone, TextDecoder)
+    model = (AutoModelForCausalLM if causal else AutoModelForMaskedLM).from_config(config)
+    parts = parts_of(model, causal)
     state = {f"{model.base_model_prefix}.{k}": v for k, v in backbone.encoder.state_dict().items()}
     own = head.state_dict()
-    for name, path in parts_of(model).items():
+    for name, path in parts.items():
         prefix = "" if name == "out" else f"{name}."
         keys = [key for key in model.get_submodule(path).state_dict() if prefix + key in own]
         state |= {f"{path}.{key}": own[prefix + key] for key in keys}
     if config.tie_word_embeddings:
-        out = parts_of(model)["out"]
-        state[f"{out}.weight"] = head.decoder_weight(backbone).detach()
+        state[f"{parts['out']}.weight"] = head.decoder_weight(backbone).detach()
+    # Some families keep the bias of the output layer under a second name, which nothing reads.
+    alias = f"{parts['out'].rpartition('.')[0]}.bias"
     missing, unexpected = model.load_state_dict(state, strict=False)
-    # A bias may have two names.
-    left = [name for name in missing if not name.endswith(".bias")]
+    left = [name for name in missing if name != alias]
     if left or unexpected:
         raise ValueError(f"transformers names weights otherwise: {[*left, *unexpected][:3]}.")
     return model.eval()

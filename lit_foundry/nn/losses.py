@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lit_foundry.nn.masking import IGNORED
 
@@ -64,9 +65,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total, preds
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> Any:
-        grads = [None if grad is None else grad.mul_(outputs[0]) for grad in ctx.grads]
-        return (*grads, None)
+        if ctx.grads is None:
+            raise RuntimeError("linear_cross_entropy keeps its gradients for one backward pass.")
+        grads, ctx.grads = ctx.grads, None
+        return (*(None if grad is None else grad.mul_(outputs[0]) for grad in grads), None)
 
 
 def linear_cross_entropy(
@@ -86,5 +90,8 @@ def linear_cross_entropy(
     Returns:
         The sum, a float32 scalar, and the most probable ids, shape (N,).
     """
+    if not torch.is_grad_enabled():  # of which a function of its own is not told
+        hidden, weight = hidden.detach(), weight.detach()
+        bias = None if bias is None else bias.detach()
     total, preds = _LinearCrossEntropy.apply(hidden, weight, bias, target)
     return total, preds

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 # Families for which a test shows that packed documents are encoded as if they were alone.
-ENCODERS = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "modernbert"}
-DECODERS = {"gpt2", "llama"}
+_ROBERTAS = {"roberta", "xlm-roberta", "camembert"}
+ENCODERS = {"albert", "bert", "distilbert", "electra", "modernbert", *_ROBERTAS}
+DECODERS = {"gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"}
+# Those that take a mask for each kind of layer, and those with windows.
+_BY_LAYER = {"modernbert", "qwen2", "qwen3"}
+_WINDOWED = {"mistral", *_BY_LAYER}
 
 
 def check_isolation(config: Any) -> None:
@@ -35,12 +39,15 @@ def isolated(config: Any, document: Tensor, dtype: torch.dtype) -> Any:
 
     Returns:
         Shape (B, 1, T, T): True where a token attends to another, or what is added to the scores;
-        for ModernBERT a dictionary of two, by kind of layer.
+        for ModernBERT and Qwen a dictionary of two, by kind of layer.
     """
     same = document[:, None, :, None] == document[:, None, None, :]
+    # Documents are contiguous: the distance within one is that in the row.
     place = torch.arange(document.shape[1], device=document.device)
-    if config.model_type in DECODERS:
-        same = same & (place[:, None] >= place)
+    behind = place[:, None] - place
+    causal = config.model_type in DECODERS or getattr(config, "is_decoder", False)
+    if causal:
+        same = same & (behind >= 0)
 
     def mask(allowed: Tensor) -> Tensor:
         if config._attn_implementation != "eager":
@@ -48,8 +55,9 @@ def isolated(config: Any, document: Tensor, dtype: torch.dtype) -> Any:
         least = torch.finfo(dtype).min
         return torch.zeros((), dtype=dtype, device=allowed.device).where(allowed, least)
 
-    if config.model_type != "modernbert":
-        return mask(same)
-    # Documents are contiguous: the distance within one is that in the row.
-    near = (place[:, None] - place).abs() <= config.sliding_window
-    return {"full_attention": mask(same), "sliding_attention": mask(same & near)}
+    window = config.sliding_window if config.model_type in _WINDOWED else None
+    # transformers counts a causal window with the token itself, ModernBERT's to either side.
+    near = same if window is None else same & (behind.abs() < window + (not causal))
+    if config.model_type in _BY_LAYER:
+        return {"full_attention": mask(same), "sliding_attention": mask(near)}
+    return mask(near)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_foundry.nn.backbone import Backbone, Features, is_restoring
 from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, LinearHead, family_options
-from lit_foundry.nn.language_head import LanguageHead, build_head, parts_of, weights_of
+from lit_foundry.nn.language_head import LanguageHead, build_head, is_known, weights_of
 from lit_foundry.nn.packed import check_isolation, isolated
 from lit_foundry.nn.text_config import OFFLINE, check, knows, quiet, read_config, set_dropout
 from lit_foundry.recipe import plain
@@ -59,7 +59,7 @@ class TextEncoder(Backbone):
     ) -> None:
         super().__init__()
         built = read_config(pretrained, config or {})
-        if vocab_size is not None and pretrained is None:
+        if vocab_size is not None and pretrained is None and "vocab_size" not in (config or {}):
             built.vocab_size = vocab_size
         if pad_id is not None and pretrained is None and "pad_token_id" not in (config or {}):
             built.pad_token_id = pad_id
@@ -83,6 +83,9 @@ class TextEncoder(Backbone):
             raise ValueError(
                 f"model.backbone.vocab_size is {vocab_size}, but the weights have only "
                 f"{self.vocab_size} embeddings: set data.tokenizer to {pretrained}."
+                if pretrained
+                else f"model.backbone.config.vocab_size={self.vocab_size} is less than the "
+                f"{vocab_size} tokens: raise it, or leave it out."
             )
 
     def forward(
@@ -160,13 +163,17 @@ class TextEncoder(Backbone):
         return head
 
     def language_head(self) -> LanguageHead:
-        """Build the family's masked language head, or that of the pretrained weights."""
+        """Build the family's masked language head.
+
+        It takes over the pretrained one, unless the weights have none (as those of a sentence
+        encoder), or one that is not known here.
+        """
         return self._language_head(causal=False)
 
     def _language_head(self, causal: bool) -> LanguageHead:
         config: Any = self.encoder.config
         head = build_head(config, causal)
-        if self._pretrained is not None:
+        if self._pretrained is not None and (causal or is_known(config)):
             from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
             auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
@@ -174,10 +181,8 @@ class TextEncoder(Backbone):
             options = {"dtype": torch.float32, "output_loading_info": True}
             with from_hub(path, OFFLINE), quiet():
                 model, info = auto.from_pretrained(path, config=copy.deepcopy(config), **options)
-            layers = tuple(f"{layer}." for layer in parts_of(model).values())
-            # Weights without a language head, such as MiniLM's, leave it as it was initialized.
-            if not [key for key in info["missing_keys"] if key.startswith(layers)]:
-                head.load_state_dict(weights_of(model))
+            state = weights_of(model, causal, info["missing_keys"], self._pretrained)
+            head.load_state_dict(state or head.state_dict())
         return head
 
     def recipe(self) -> dict[str, Any]:

@@ -154,20 +154,24 @@ class Task(Recorded, LightningModule, ABC):
         """Log the test metrics."""
         self._log_epoch("test")
 
-    def setup(self, stage: str) -> None:
-        """Check the data against the network; initialize and freeze the backbones.
+    def check_data(self, data: Any) -> None:
+        """Check data against the network, before they are prepared.
 
         Raises:
             ValueError: If the data lacks a field that a backbone reads, or states other
                 facts, such as ``num_classes``, than the network was built with.
         """
-        data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "facts"):
             facts = data.facts
             check_facts(self, "model", facts, data)
             for name, backbone in self.backbones.items():
                 check_inputs(backbone, data)
                 check_facts(backbone, f"model.{name}", facts, data)
+
+    def setup(self, stage: str) -> None:
+        """Check the data against the network; initialize and freeze the backbones."""
+        if data := getattr(self.trainer, "datamodule", None):
+            self.check_data(data)
         if stage == "fit":
             if (how := self.trainer.gradient_clip_algorithm) not in (None, "norm"):
                 raise ValueError(

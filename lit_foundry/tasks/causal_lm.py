@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens, D feature width.
 """
 
+import sys
 from collections.abc import Mapping
 from functools import partial
 from math import log
@@ -52,6 +53,7 @@ class CausalLM(LanguageModel):
     ) -> None:
         super().__init__(backbone, compile, finetune, optim, init_from)
         self.generation = generation
+        self._longest, self._writer = sys.maxsize, None
 
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Score the prediction of every token that follows another one of its document."""
@@ -74,12 +76,32 @@ class CausalLM(LanguageModel):
         ids, end = batch["input_ids"], tokenizer.eos_token_id
         end = tokenizer.sep_token_id if end is None else end
         real = batch["attention_mask"] if end is None else batch["attention_mask"] & (ids != end)
-        model = language_model(self.backbone, self.head)
-        limit, pad = self.backbone.max_length, int(tokenizer.pad_token_id or 0)
-        found = generate(model, ids, real, self.generation, limit, pad, end)
+        start = tokenizer.bos_token_id
+        found = generate(
+            self._writer or self._built(),
+            ids,
+            real,
+            self.generation,
+            max_length=min(self.backbone.max_length, self._longest),
+            pad_id=int(tokenizer.pad_token_id or 0),
+            start_id=end if start is None else start,
+            end_id=end,
+        )
         read = partial(tokenizer.decode, skip_special_tokens=True)
         texts = [read(row[kept]) for row, kept in zip(ids, real, strict=True)]
         return list(zip(texts, map(read, found), strict=True))
+
+    def _built(self) -> Any:
+        return language_model(self.backbone, self.head).to(self.device)
+
+    def check_data(self, data: Any) -> None:
+        """Check the data, and keep the length that the network is trained with."""
+        super().check_data(data)
+        self._longest = getattr(data, "facts", {}).get("max_length", sys.maxsize)
+
+    def on_predict_start(self) -> None:
+        """Build once what goes on with texts."""
+        self.__dict__["_writer"] = self._built()  # no module of this one
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
         """Return ``index`` (B,), and each text with its continuation."""

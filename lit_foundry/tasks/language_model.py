@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
 
-from lit_foundry.nn import LanguageHead, TextEncoder
+from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
+from lit_foundry.metrics import TokenAccuracy
+from lit_foundry.nn import Backbone, LanguageHead, TextEncoder
 from lit_foundry.nn.losses import linear_cross_entropy
 from lit_foundry.nn.masking import IGNORED
+from lit_foundry.nn.packed import check_isolation
 from lit_foundry.optim import OptimConfig
 from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.finetune import Finetune
@@ -47,10 +49,9 @@ class LanguageModel(Task):
         optim: OptimConfig,
         init_from: Path | None,
     ) -> None:
-        accuracy = MulticlassAccuracy(
-            backbone.vocab_size, average="micro", ignore_index=IGNORED, validate_args=False
+        super().__init__(
+            optim, finetune, init_from, {"acc": TokenAccuracy()}, {"acc": TokenAccuracy()}
         )
-        super().__init__(optim, finetune, init_from, {"acc": accuracy}, {"acc": accuracy.clone()})
         self.backbone = backbone
         self.head: LanguageHead = backbone.language_head()
         self.compiled = compile
@@ -69,6 +70,37 @@ class LanguageModel(Task):
             self.continues = torch.from_numpy(vocabulary.continues)
         if self.compiled and stage == "fit":
             self.backbone.compile()
+
+    def check_data(self, data: Any) -> None:
+        """Check also that documents that share a row can be told apart by the backbone.
+
+        Raises:
+            ValueError: If they cannot, or a fact of the data is another than the network's.
+        """
+        super().check_data(data)
+        if getattr(data, "packing", None) == "isolated":
+            check_isolation(self.backbone.encoder.config)
+
+    def _initialize(self, backbone: Backbone, name: str) -> None:
+        super()._initialize(backbone, name)
+        if self.init_from and self._unfit is None:
+            try:
+                self._initialize_head(self.init_from)
+            except CheckpointError as error:
+                self._unfit = error
+
+    def _initialize_head(self, path: Path) -> None:
+        """Take over the head too, from a model with the same objective."""
+        if path.is_dir():
+            source = type(self.backbone)(pretrained=str(path))
+            self.head.load_state_dict(source.language_head().state_dict())
+            return
+        checkpoint = read_checkpoint(path)
+        theirs = recipe_of(checkpoint, path)["model"]["class_path"]
+        if theirs == self.recipe()["class_path"]:
+            state = checkpoint["state_dict"]
+            head = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
+            load_strictly(self.head, head, f"{path}, head")
 
     def predicted(self, tokens: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score the predictions at some places.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_foundry.nn import TextEncoder
+from lit_foundry.nn import TextDecoder, TextEncoder
 from lit_foundry.nn.masking import IGNORED, Masked, Masking, mask_tokens
 from lit_foundry.nn.uniform import sample_keys
 from lit_foundry.optim import OptimConfig
@@ -40,7 +40,7 @@ class MaskedLM(LanguageModel):
         init_from: Checkpoint whose backbone initializes this one.
 
     Raises:
-        ValueError: If the data's tokenizer has no mask token.
+        ValueError: If the backbone is causal, or the data's tokenizer has no mask token.
 
     Source: Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers for Language
         Understanding, 2018. https://arxiv.org/abs/1810.04805
@@ -57,14 +57,22 @@ class MaskedLM(LanguageModel):
         optim: OptimConfig = OptimConfig(),
         init_from: Path | None = None,
     ) -> None:
+        if isinstance(backbone, TextDecoder):
+            raise ValueError(
+                "model.backbone is a TextDecoder, which sees nothing after a mask: set its "
+                "class_path to TextEncoder, or that of the model to CausalLM."
+            )
         super().__init__(backbone, compile, finetune, optim, init_from)
         self.masking = masking
         self._mask_id: int | None = None
 
-    def setup(self, stage: str) -> None:
-        """Demand a mask token of the data."""
-        super().setup(stage)
-        data: Any = getattr(self.trainer, "datamodule", None)
+    def check_data(self, data: Any) -> None:
+        """Demand a mask token too.
+
+        Raises:
+            ValueError: If there is none, or the data do not fit the network.
+        """
+        super().check_data(data)
         self._mask_id = getattr(data, "facts", {}).get("mask_id")
         if self._mask_id is None:
             raise ValueError(
