@@ -121,15 +121,15 @@ def parts_of(model: Any, causal: bool) -> dict[str, str]:
             "gpt2 or llama."
         )
     names = {module: name for name, module in model.named_modules()}
-    out = names.get(model.get_output_embeddings())
-    known = (f"{model.base_model_prefix}.", f"{out}.")
+    last = names.get(model.get_output_embeddings(), "")
+    known = (f"{model.base_model_prefix}.", f"{last}.")
     more = [name for name, _ in model.named_parameters() if not name.startswith(known)]
-    if out is None or more:
+    if more or not last:
         raise ValueError(
-            f"{kind} has more than one layer after its backbone, such as {(more or [out])[0]}, "
-            "which is not known here: take one such as gpt2 or llama."
+            f"{kind} has a causal language head that is not known here, with "
+            f"{more[0] if more else 'no output layer'}: take one such as gpt2 or llama."
         )
-    return {"out": out}
+    return {"out": last}
 
 
 def build_head(config: Any, causal: bool) -> LanguageHead:
@@ -195,7 +195,13 @@ def weights_of(
         ValueError: If it has a part of one, or output weights that the config takes for tied.
     """
     tied = model.config.tie_word_embeddings
-    state, lacks = {}, []
+    if tied and model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        raise ValueError(
+            f"model.backbone.pretrained {source} has output weights other than its embeddings: "
+            "set model.backbone.config.tie_word_embeddings to false."
+        )
+    state: dict[str, Tensor] = {}
+    lacks: list[str] = []
     for name, path in parts_of(model, causal).items():
         prefix = "" if name == "out" else f"{name}."
         for key, value in model.get_submodule(path).state_dict().items():
@@ -208,10 +214,5 @@ def weights_of(
         raise ValueError(
             f"model.backbone.pretrained {source} lacks {len(lacks)} of {len(state)} weights of the "
             f"language head, such as {lacks[0]}: correct its file of weights."
-        )
-    if tied and model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
-        raise ValueError(
-            f"model.backbone.pretrained {source} has output weights other than its embeddings: "
-            "set model.backbone.config.tie_word_embeddings to false."
         )
     return state
