@@ -234,7 +234,8 @@ def test_segments_reach_only_the_families_that_have_them(batch: dict[str, Tensor
 
 @FAMILIES
 def test_sizes_and_attention_are_told(family: str) -> None:
-    encoder = built(family, vocab_size=120)
+    config = {key: value for key, value in config_of(family).items() if key != "vocab_size"}
+    encoder = TextEncoder(config=config, vocab_size=120)
     assert (encoder.dim, encoder.vocab_size) == (32, 120)
     assert encoder.max_length == (38 if family == "roberta" else 40)
     ids = torch.full((1, encoder.max_length), 5)

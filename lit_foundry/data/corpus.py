@@ -187,9 +187,10 @@ class Corpus(TokenizedText):
         size, train = self.max_length, split == "train"
         # Whatever the seed of a run, evaluation has the same rows, and so the same masks.
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if train else 0
+        rows: Pieces | Stream
         if self.packing == "isolated":
-            rows: Pieces | Stream = pack(lengths, size, len(before + after), philox(seed, 0))
-            predicted = total + len(rows.length) * (len(before + after) - 1)
+            rows = pieces = pack(lengths, size, len(before + after), philox(seed, 0))
+            predicted = total + len(pieces.length) * (len(before + after) - 1)
         else:
             frame = len(before), len(after)
             rows = Stream(lengths, size, frame, seed if train else None)
