@@ -68,7 +68,7 @@ def test_two_ranks_pretrain_like_one(task: str, tmp_path: Path) -> None:
     config = corpus_config(tmp_path, task)
     config["model"]["init_args"]["backbone"]["init_args"]["dropout"] = 0.0
     # Rows of various numbers of predictions: a mean of the ranks' means would differ.
-    config["data"]["init_args"] |= {"max_length": 32, "batch_size": 6, "micro_batch": 2}
+    config["data"]["init_args"] |= {"max_length": 32, "batch_size": 8, "micro_batch": 2}
     config["data"]["init_args"] |= {"batch_warmup": {"tokens": 3000, "start": 0.7}}
     path = write_config(tmp_path / "tiny.yaml", config)
     overlay = str(REPO / "configs" / "trainer" / "ddp.yaml")
