@@ -35,10 +35,8 @@ from lit_foundry.usage import USAGE, UsageError, flags, in_order, unknown_comman
 
 EVALUATION = ("validate", "test", "predict")
 COMMANDS = ("fit", *EVALUATION)
-GROUPS = (
-    "trainer",
-    *(f"model.init_args.{name}" for name in ("optim", "finetune", "masking", "generation")),
-)
+MODEL_GROUPS = ("optim", "finetune", "masking", "generation")
+GROUPS = ("trainer", *(f"model.init_args.{name}" for name in MODEL_GROUPS))
 # What `--KEY.help CLASS` explains, by the end of the key.
 BASES: dict[str, type] = {
     "model": Task,

@@ -28,7 +28,7 @@ from lit_foundry.optim import (
 from lit_foundry.recipe import Recorded
 from lit_foundry.tasks.averaging import copy_integers, save_average
 from lit_foundry.tasks.dropout import seed_dropout
-from lit_foundry.tasks.facts import check_facts, check_inputs, check_tokenizer
+from lit_foundry.tasks.facts import check_fit, check_tokenizer
 from lit_foundry.tasks.finetune import Finetune
 from lit_foundry.tasks.metric_state import metric_states, restore_metrics
 from lit_foundry.tasks.progress import progress
@@ -162,11 +162,7 @@ class Task(Recorded, LightningModule, ABC):
                 facts, such as ``num_classes``, than the network was built with.
         """
         if hasattr(data, "facts"):
-            facts = data.facts
-            check_facts(self, "model", facts, data)
-            for name, backbone in self.backbones.items():
-                check_inputs(backbone, data)
-                check_facts(backbone, f"model.{name}", facts, data)
+            check_fit(self, self.backbones, data)
 
     def setup(self, stage: str) -> None:
         """Check the data against the network; initialize and freeze the backbones."""

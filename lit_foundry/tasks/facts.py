@@ -18,6 +18,15 @@ UPPER_BOUNDS = {
 }
 
 
+def check_fit(task: nn.Module, backbones: Mapping[str, Backbone], data: Any) -> None:
+    """Raise ValueError unless a task, and its backbones by name, agree with the data."""
+    facts = data.facts
+    check_facts(task, "model", facts, data)
+    for name, backbone in backbones.items():
+        check_inputs(backbone, data)
+        check_facts(backbone, f"model.{name}", facts, data)
+
+
 def check_inputs(backbone: Backbone, data: Any) -> None:
     """Raise ValueError unless the batches of ``data`` hold what ``backbone`` reads."""
     offered = list(data.batch_type.__annotations__)
