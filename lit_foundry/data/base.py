@@ -160,12 +160,14 @@ class DataModule(Recorded, LightningDataModule, ABC):
                     "data.micro_batch here; remove it and set data.micro_batch instead."
                 )
             trainer.accumulate_grad_batches = sampler.accumulate
+        reloads = getattr(trainer, "reload_dataloaders_every_n_epochs", 0)
         return ResumableLoader(
             dataset,
             batch_size=None,  # the sampler yields whole batches
             sampler=sampler,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            # Pinned memory and workers that outlive their loader do not go together.
+            persistent_workers=self.num_workers > 0 and not reloads,
             pin_memory=torch.cuda.is_available(),
             collate_fn=_as_is,
             generator=torch.Generator().manual_seed(0),  # else it draws from the global one

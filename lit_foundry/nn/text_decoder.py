@@ -13,11 +13,8 @@ class TextDecoder(TextEncoder):
         pretrained: Hub name, folder, or ``package:NAME/FOLDER``.
         config: Config of ``transformers`` with its ``model_type``; without ``pretrained``, builds
             from scratch; with it, overrides entries of the pretrained config.
-        vocab_size: Number of token ids; checked against the weights when pretrained.
-        pad_id: Id of padding; from scratch, that of the data.
         pooling: What stands for a text when it is classified: its ``last`` token, or the ``mean``.
-        dropout: Probability of all the network's dropouts; None keeps the config's.
-        attention: Implementation; ``auto`` takes sdpa where the family supports it.
+        encoder: Further arguments of :class:`TextEncoder`.
 
     Raises:
         ValueError: If the network is not causal.
@@ -27,13 +24,10 @@ class TextDecoder(TextEncoder):
         self,
         pretrained: str | None = None,
         config: dict[str, Any] | None = None,
-        vocab_size: int | None = None,
-        pad_id: int | None = None,
         pooling: Literal["last", "mean"] = "last",
-        dropout: float | None = None,
-        attention: Literal["auto", "sdpa", "eager"] = "auto",
+        **encoder: Any,
     ) -> None:
-        super().__init__(pretrained, config, vocab_size, pad_id, pooling, dropout, attention)
+        super().__init__(pretrained, config, pooling=pooling, **encoder)
         from transformers.models.auto.modeling_auto import (
             MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
             MODEL_FOR_MASKED_LM_MAPPING_NAMES,
