@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_foundry.nn import TextDecoder, TextEncoder
 from lit_foundry.nn.language_model import language_model
 from lit_foundry.nn.packed import DECODERS, ENCODERS
+from tests.test_language_model import logits_of
 
 BASE: dict[str, Any] = {
     "hidden_size": 32,
@@ -153,13 +154,6 @@ def test_a_decoder_classifies_by_the_last_token() -> None:
     mask = torch.arange(12) < torch.tensor([[12], [7]])
     features = backbone.encode({"input_ids": ids, "attention_mask": mask})
     assert torch.equal(features.pooled, features.tokens[[0, 1], [11, 6]])
-
-
-def logits_of(backbone: Any, head: Any, ids: Tensor) -> Tensor:
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    tokens = backbone.encode({"input_ids": ids, "attention_mask": mask}).tokens
-    logits: Tensor = head(tokens, head.decoder_weight(backbone))
-    return logits
 
 
 @pytest.mark.parametrize("tied", [True, False])
