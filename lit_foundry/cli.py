@@ -31,6 +31,7 @@ from lit_foundry.nn import Backbone, restoring
 from lit_foundry.recipe import differences
 from lit_foundry.run import Resume, RunFolder
 from lit_foundry.tasks import Task
+from lit_foundry.tasks.facts import check_tokenizer
 from lit_foundry.usage import USAGE, UsageError, flags, in_order, unknown_command
 
 EVALUATION = ("validate", "test", "predict")
@@ -196,6 +197,8 @@ class FoundryCLI(LightningCLI):
             self._check_fit()
         elif hasattr(self.model, "check_data"):
             self.model.check_data(self.data)  # before hours may go into tokenizing
+            if getattr(self.model, "init_from", None) and settings.get("resume") == "never":
+                check_tokenizer(self.model.init_from, self.data)
 
     def _check_same_data(self, data: DataModule) -> None:
         """Refuse another tokenizer or other labels than those the weights were trained with."""

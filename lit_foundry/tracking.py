@@ -172,6 +172,11 @@ class WandbTracker(Logger):
         """Set values of the whole run."""
         self._send(summary=dict(summary))
 
+    def log_samples(self, texts: Sequence[str], step: int) -> None:
+        """Log texts of a language model as a table."""
+        samples = {"columns": ["sample"], "data": [[text] for text in texts]}
+        self._send(metrics={STEP: step}, tables={"samples": samples})
+
     def log_evaluation(self, stage: str, step: int) -> None:
         """Log the predictions and the confusion matrix that lie in the run's folder.
 

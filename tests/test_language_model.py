@@ -1,6 +1,7 @@
 """Language heads on folders that transformers wrote: what they take over, and what is refused."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,12 @@ def test_a_folder_without_head_leaves_it_as_it_was_initialized(
         kind, **FAMILIES[kind], initializer_range=0.3, tie_word_embeddings=tied
     )
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
-    head = ours(kind, tmp_path).language_head()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        head = ours(kind, tmp_path).language_head()
+    said = [f"model.backbone.pretrained {tmp_path} has no language head: a new one begins."]
+    # The embedding alone makes a head without weights of its own.
+    assert [str(warning.message) for warning in told] == said * bool(head.state_dict())
     assert all(parameter.isfinite().all() for parameter in head.parameters())
     assert head.bias is None or not head.bias.any()
     if kind == "bert":

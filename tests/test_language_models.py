@@ -140,15 +140,22 @@ def test_fine_tuning_starts_from_it(fitted: Any, tmp_path: Path, form: str) -> N
         assert torch.allclose(value, theirs[f"backbone.{name}"], atol=1e-8), name
 
 
-def test_another_tokenizer_is_refused(fitted: Any, tmp_path: Path) -> None:
+def test_another_tokenizer_is_refused(
+    fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIT_FOUNDRY_CACHE", str(tmp_path / "cache"))
     config = tiny_config(tmp_path)
     write_csv(tmp_path / "train.csv", reviews(120, seed=5))
     backbone = read_checkpoint(best(fitted))["lit_foundry"]["model"]["init_args"]["backbone"]
     config["model"]["init_args"] |= {"backbone": backbone, "init_from": str(best(fitted))}
-    with pytest.raises(
-        CheckpointError, match=r"another tokenizer.*set data.tokenizer to .*tokenizer"
-    ):
-        main(["fit", "--config", str(write_config(tmp_path / "tune.yaml", config))])
+    words = ["fit", "--config", str(write_config(tmp_path / "tune.yaml", config))]
+    for resume in ("never", "auto"):
+        with pytest.raises(
+            CheckpointError, match=r"another tokenizer.*set data.tokenizer to .*tokenizer"
+        ):
+            main([*words, "--resume", resume])
+        # Told before tokenizing, which may take hours, unless the run may be a resume.
+        assert (tmp_path / "cache" / "tokens").exists() == (resume == "auto")
 
 
 def corpus(folder: Path, **options: Any) -> Corpus:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lit_foundry.data import DataError, TextFiles, TrainTokenizer
-from lit_foundry.data.labels import check_labels, in_order, stratified
+from lit_foundry.data.labels import check_labels, in_order, stratified, stratified_sample
 from lit_foundry.data.table import Table
 
 TOKENIZER = TrainTokenizer(vocab_size=300)
@@ -262,6 +262,33 @@ def test_a_class_of_one_text_stays_in_training() -> None:
     chosen = stratified(table, 0.1, 0)
     assert chosen.sum() == 4
     assert not chosen[-1]
+
+
+def test_sample_has_that_size_and_each_class_its_share() -> None:
+    table = labelled()
+    shares = Counter(table.labels)
+    smaller: set[str] = set()
+    for count in (3, 10, 99, 500):
+        sample = stratified_sample(table, count, 0)
+        assert len(sample) == count
+        for name, of_class in Counter(sample.labels).items():
+            assert abs(of_class - count * shares[name] / 1000) < 2
+        assert smaller <= (smaller := set(sample.texts))
+        assert sorted(sample.texts, key=table.texts.index) == sample.texts
+    shuffled = table.take(np.random.default_rng(1).permutation(len(table)).tolist())
+    assert set(stratified_sample(shuffled, 500, 0).texts) == smaller
+    assert set(stratified_sample(table, 500, 1).texts) != smaller
+
+
+def test_fewer_samples_are_trained_on_and_as_many_validate(tmp_path: Path, train: str) -> None:
+    whole = files(tmp_path, train, val_fraction=0.2)
+    limited = files(tmp_path, train, max_train_samples=10, val_fraction=0.2)
+    assert list(limited.table("val").texts) == list(whole.table("val").texts)
+    assert Counter(limited.table("train").labels) == {"no": 5, "yes": 5}
+    assert set(limited.table("train").texts) < set(whole.table("train").texts)
+    assert len(files(tmp_path, train, max_train_samples=99).table("train")) == 36
+    with pytest.raises(ValueError, match=r"data\.max_train_samples=1 leaves out some of the 2"):
+        files(tmp_path, train, max_train_samples=1).table("train")
 
 
 @pytest.mark.parametrize(

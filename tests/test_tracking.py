@@ -25,7 +25,7 @@ from lit_foundry.cli import main
 from lit_foundry.predictions import Predictions
 from lit_foundry.run import RunFolder
 from lit_foundry.tracking import WandbTracker, table, tracker_of
-from tests.conftest import REPO, reviews, tiny_config, write_config, write_csv
+from tests.conftest import REPO, corpus_config, reviews, tiny_config, write_config, write_csv
 from tests.test_layers import PACKAGE, imports_of
 
 OVERLAY = ["--config", str(REPO / "configs" / "trainer" / "wandb.yaml")]
@@ -163,6 +163,17 @@ def test_tables_plots_and_scores_are_recorded(recorded: Recorded, tracked: Path)
         assert recorded.summary[f"{stage}/predictions/_type"] == "table-file"
         assert recorded.summary[f"{stage}/predictions/nrows"] == rows
         assert recorded.summary[f"{stage}/confusion/_type"] == "image-file"
+
+
+def test_samples_of_a_language_model_are_recorded(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "tiny.yaml", corpus_config(tmp_path, "MaskedLM"))
+    run = main(["fit", "--config", str(config), *OVERLAY]).run
+    assert run is not None
+    recorded = Recorded(run.path)
+    [last] = sorted((run.path / "samples").iterdir(), key=lambda file: int(file.stem))[-1:]
+    assert recorded.summary["samples/nrows"] == last.read_text().count("\n\n") + 1
+    rows = [row for row in recorded.rows[0] if any(key.startswith("samples/") for key in row)]
+    assert str(rows[-1][tracking.STEP]) == last.stem
 
 
 def test_each_fit_keeps_its_best_checkpoint_as_an_artifact(

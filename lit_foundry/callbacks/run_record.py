@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
@@ -102,7 +102,7 @@ class RunRecord(EvaluationRecord):
             tracker.log_evaluation("val", trainer.global_step)
             if tracker.log_checkpoint and checkpoint:
                 tracker.log_artifact(checkpoint, aliases=["best"] if scored else [])
-        _print(summary, self.run)
+        _print(summary, self.run, _limit(trainer))
 
 
 def _best(trainer: Trainer) -> Best | None:
@@ -111,7 +111,15 @@ def _best(trainer: Trainer) -> Best | None:
     return next((c for c in callbacks if isinstance(c, Best)), None)
 
 
-def _print(summary: dict[str, Any], run: RunFolder) -> None:
+def _limit(trainer: Trainer) -> str:
+    """Return the option of the trainer to be raised for a longer run."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(callback, Timer) for callback in callbacks):
+        return "max_time DD:HH:MM:SS"
+    return "max_epochs N" if trainer.max_steps == -1 else "max_steps N"
+
+
+def _print(summary: dict[str, Any], run: RunFolder, limit: str) -> None:
     table = Table(show_header=False, title=f"Run {run.path}", title_justify="left")
     if summary["best_score"] is not None:
         table.add_row(f"best {summary['best_metric']}", f"{summary['best_score']:.4f}")
@@ -134,6 +142,6 @@ def _print(summary: dict[str, Any], run: RunFolder) -> None:
 predict  {command} predict --ckpt_path {checkpoint} --input texts.txt
 report   {command} report {run.path}
 longer   {command} fit --config {run.path / "config.yaml"} --experiment {run.path.parent.name} \\
-             --resume required --trainer.max_epochs N""",
+             --resume required --trainer.{limit}""",
         markup=False,
     )

@@ -7,10 +7,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_foundry.run import RunFolder
+from lit_foundry.tracking import WandbTracker
 
 
 class Samples(Callback):
-    """Writes ``samples/<step>.txt`` of the first texts that validate, and tells TensorBoard.
+    """Writes ``samples/<step>.txt`` of the first texts that validate, and tells the loggers.
 
     Args:
         run: Folder of the run.
@@ -39,9 +40,12 @@ class Samples(Callback):
         if trainer.sanity_checking or batch is None or not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        text = "\n\n".join(pl_module.samples(batch, data.tokenizer)) + "\n"
+        samples = pl_module.samples(batch, data.tokenizer)
+        text = "\n\n".join(samples) + "\n"
         self.run.write(f"samples/{trainer.global_step}.txt", text)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 shown = "    " + text.replace("\n", "\n    ")  # as code, else Markdown eats it
                 logger.experiment.add_text("samples", shown, trainer.global_step)
+            elif isinstance(logger, WandbTracker):
+                logger.log_samples(samples, trainer.global_step)

@@ -28,13 +28,7 @@ def stratified(table: Table, fraction: float, seed: int) -> NDArray[np.bool_]:
     Returns:
         True for the rows held out, shape (N,).
     """
-    salt = str(seed).encode()
-    digests = [
-        hashlib.blake2b(t.encode(errors="surrogatepass"), key=salt, digest_size=8).digest()
-        for t in table.texts
-    ]
-    hashes = np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
-    labels = np.array(table.labels)
+    hashes, labels = _hashes(table, seed), np.array(table.labels)
     chosen = np.zeros(len(table), bool)
     for name in np.unique(labels):
         rows = labels == name
@@ -43,6 +37,37 @@ def stratified(table: Table, fraction: float, seed: int) -> NDArray[np.bool_]:
         cut = np.sort(hashes[rows])[max(1, round(fraction * rows.sum())) - 1]
         chosen |= rows & (hashes <= cut)
     return np.isin(hashes, hashes[chosen])  # copies with another label too
+
+
+def stratified_sample(table: Table, count: int, seed: int) -> Table:
+    """Return ``count`` rows, of each class its share and one at least, in the order of the table.
+
+    Those whose seeded hash is smallest in their class: smaller samples are parts of larger ones.
+
+    Raises:
+        ValueError: If ``count`` is less than the number of classes.
+    """
+    classes = len(set(table.labels or ()))
+    if count < classes:
+        raise ValueError(
+            f"data.max_train_samples={count} leaves out some of the {classes} classes of "
+            f"{table.source}; raise it."
+        )
+    hashes, labels = _hashes(table, seed), np.array(table.labels)
+    place = np.empty(len(table))  # in its class, from 0 to 1
+    for name in np.unique(labels):
+        rows = np.flatnonzero(labels == name)
+        place[rows[np.argsort(hashes[rows], kind="stable")]] = np.arange(len(rows)) / len(rows)
+    return table.take(np.sort(np.argsort(place, kind="stable")[:count]).tolist())
+
+
+def _hashes(table: Table, seed: int) -> NDArray[np.uint64]:
+    salt = str(seed).encode()
+    digests = [
+        hashlib.blake2b(t.encode(errors="surrogatepass"), key=salt, digest_size=8).digest()
+        for t in table.texts
+    ]
+    return np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
 
 
 def check_labels(table: Table, split: str, known: Sequence[str] | None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lit_foundry.data.base import Split
 from lit_foundry.data.cache import Tokens, tokenize
-from lit_foundry.data.labels import check_labels, in_order, stratified
+from lit_foundry.data.labels import check_labels, in_order, stratified, stratified_sample
 from lit_foundry.data.table import Table
 from lit_foundry.data.text_dataset import TextDataset
 from lit_foundry.data.tokenized_text import TokenizedText
@@ -35,7 +35,9 @@ class TextData(TokenizedText):
             the rest from the tail (Sun et al. 2019).
         val_fraction: Share of the training split that validates, the same in each class, where
             the dataset has no validation split.
-        split_seed: Seed of that share; it depends on the texts and on nothing else.
+        max_train_samples: Samples that are trained on, each class by its share, of what validation
+            leaves of the training split; None takes all.
+        split_seed: Seed of both draws; they depend on the texts and on nothing else.
         predict: File of texts for ``predict`` (.txt with one a line, .csv, .tsv, .jsonl,
             .parquet), or ``-`` for standard input.
         batch_size: Samples of one optimizer step, over all devices; 32 if nothing is set.
@@ -52,6 +54,7 @@ class TextData(TokenizedText):
         max_length: int = 512,
         truncation: Truncation = "head",
         val_fraction: float = 0.1,
+        max_train_samples: int | None = None,
         split_seed: int = 0,
         predict: str | None = None,
         batch_size: int | None = None,
@@ -74,6 +77,7 @@ class TextData(TokenizedText):
         if not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction must lie in (0, 1), got {val_fraction}.")
         self.val_fraction = val_fraction
+        self.max_train_samples = max_train_samples
         self.split_seed = split_seed
         self._tables: dict[str, Table] = {}
         self._labels: list[str] | None = None
@@ -112,6 +116,8 @@ class TextData(TokenizedText):
             held_out = stratified(train, self.val_fraction, self.split_seed)
             val = train.take(np.flatnonzero(held_out).tolist())
             train = train.take(np.flatnonzero(~held_out).tolist())
+        if self.max_train_samples is not None and self.max_train_samples < len(train):
+            train = stratified_sample(train, self.max_train_samples, self.split_seed)
         self._tables |= {"train": train, "val": val}
 
     @property

@@ -40,16 +40,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = F.linear(hidden[part], small).float()
             if bias is not None:
                 logits += bias
-            preds[part] = logits.argmax(-1)
-            logits -= logits.logsumexp(-1, keepdim=True)
-            valid = goal != IGNORED
-            index = goal.clamp(min=0)[:, None]
-            total -= torch.where(valid, logits.gather(1, index)[:, 0], 0.0).sum()
+            highest, preds[part] = logits.max(-1)
+            valid, index = (goal != IGNORED)[:, None], goal.clamp(min=0)[:, None]
+            logits -= highest[:, None]
+            score = logits.gather(1, index)
+            norm = logits.exp_().sum(-1, keepdim=True)
+            total += torch.where(valid, norm.log() - score, 0.0).sum()
             if not any(wanted):
                 continue
             # The gradient of the logits, in their place: probabilities minus the target.
-            logits.exp_().scatter_add_(1, index, logits.new_full((), -1.0).expand_as(index))
-            logits *= valid[:, None]
+            logits *= valid / norm
+            logits.scatter_add_(1, index, -valid.float())
             if grad_bias is not None:
                 grad_bias += logits.sum(0)
             grad = logits.to(small.dtype)

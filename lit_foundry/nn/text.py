@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D feature width.
 
 import copy
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
@@ -182,7 +183,11 @@ class TextEncoder(Backbone):
             with from_hub(path, OFFLINE), quiet():
                 model, info = auto.from_pretrained(path, config=copy.deepcopy(config), **options)
             state = weights_of(model, causal, info["missing_keys"], self._pretrained)
-            head.load_state_dict(state or head.state_dict())
+            if state or not head.state_dict():  # an embedding may be all that a head has
+                head.load_state_dict(state)
+            else:
+                source = f"model.backbone.pretrained {self._pretrained}"
+                warnings.warn(f"{source} has no language head: a new one begins.", stacklevel=2)
         return head
 
     def recipe(self) -> dict[str, Any]:
