@@ -53,9 +53,10 @@ def test_notebook_runs_from_top_to_bottom(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown: list[object] = []
-    display = ModuleType("IPython.display")
+    ipython, display = ModuleType("IPython"), ModuleType("IPython.display")
+    vars(ipython)["version_info"] = (9, 0)  # which matplotlib asks for at its first figure
     vars(display).update(Image=lambda file: Path(file).read_bytes()[:4], display=shown.append)
-    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {"__name__": "notebook"}
