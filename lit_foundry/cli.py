@@ -155,8 +155,7 @@ class FoundryCLI(LightningCLI):
                 if group in self.settings and not isinstance(self.settings[group], Namespace):
                     raise ArgumentError(None, f"{group} holds keys")
         except ArgumentError as error:
-            command = self._parser(words[0])
-            raise UsageError(explain(self.words, command, recipe, error)) from error
+            raise UsageError(explain(self.words, self._parser(words[0]), recipe, error)) from error
 
     def _parse_ckpt_path(self) -> None:
         """Replace Lightning's, which lets a checkpoint override what the user wrote."""
@@ -195,9 +194,9 @@ class FoundryCLI(LightningCLI):
         self.datamodule = self.data
         if self.checkpoint:
             self._check_fit()
-        elif hasattr(self.model, "check_data"):
+        elif isinstance(self.model, Task):
             self.model.check_data(self.data)  # before hours may go into tokenizing
-            if getattr(self.model, "init_from", None) and settings.get("resume") == "never":
+            if self.model.init_from and settings.get("resume") == "never":
                 check_tokenizer(self.model.init_from, self.data)
 
     def _check_same_data(self, data: DataModule) -> None:
@@ -232,9 +231,8 @@ class FoundryCLI(LightningCLI):
         if limits.max_epochs is None and limits.max_steps == -1 and limits.max_time is None:
             limits.max_epochs = self.config_init[self.config.subcommand].trainer.max_epochs = 1
         if self.config.subcommand != "fit":
-            ckpt = Path(config.ckpt_path)
             assert self.checkpoint is not None
-            score = ScoreRecord(ckpt, self.checkpoint["global_step"])
+            score = ScoreRecord(Path(config.ckpt_path), self.checkpoint["global_step"])
             extra: list[Any] = [score, ProgressBar()]
             if self.config.subcommand == "predict":
                 extra.append(PredictionWriter(self.data.labels, config.output))

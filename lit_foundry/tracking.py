@@ -105,10 +105,8 @@ class WandbTracker(Logger):
         self._folder = folder / "wandb"
         self._folder.mkdir(exist_ok=True)
         # Else copies of artifacts would go to the home directory.
-        own = {
-            f"WANDB_{kind}_DIR": str(self._folder.resolve() / ".files")
-            for kind in ("DATA", "CACHE")
-        }
+        files = str(self._folder.resolve() / ".files")
+        own = {"WANDB_DATA_DIR": files, "WANDB_CACHE_DIR": files}
         with (self._folder / "process.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(_SCRIPT)],  # -P: our modules are not the script's
@@ -162,8 +160,7 @@ class WandbTracker(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics of an optimizer step."""
-        values = {key: float(value) for key, value in metrics.items()}
-        self._send(metrics={**values, STEP: int(step or 0)})
+        self._send(metrics={k: float(v) for k, v in metrics.items()} | {STEP: int(step or 0)})
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Leave these to the run's configuration."""

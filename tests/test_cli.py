@@ -90,15 +90,15 @@ def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
 @pytest.mark.parametrize(
     ("limit", "longer"),
     [
-        ("max_epochs=1", "max_epochs N"),
-        ("max_steps=9", "max_steps N"),
-        ("max_time=00:00:00:01", "max_time DD:HH:MM:SS"),
+        ("--trainer.max_epochs=1 --trainer.max_time=00:01:00:00", "max_epochs N"),
+        ("--trainer.max_steps=9", "max_steps N"),
+        ("--trainer.max_time=00:00:00:01 --trainer.max_epochs=-1", "max_time DD:HH:MM:SS"),
     ],
 )
 def test_summary_tells_what_to_raise_for_a_longer_run(
     limit: str, longer: str, tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["fit", "--config", str(tiny), f"--trainer.{limit}"])
+    main(["fit", "--config", str(tiny), *limit.split()])
     assert f"--resume required --trainer.{longer}\n" in capsys.readouterr().out
 
 

@@ -112,11 +112,12 @@ def _best(trainer: Trainer) -> Best | None:
 
 
 def _limit(trainer: Trainer) -> str:
-    """Return the option of the trainer to be raised for a longer run."""
+    """Return the option of the trainer that ended the fit, to be raised for a longer one."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(isinstance(callback, Timer) for callback in callbacks):
+    left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
+    if any(seconds is not None and seconds <= 0 for seconds in left):
         return "max_time DD:HH:MM:SS"
-    return "max_epochs N" if trainer.max_steps == -1 else "max_steps N"
+    return "max_steps N" if trainer.global_step == trainer.max_steps else "max_epochs N"
 
 
 def _print(summary: dict[str, Any], run: RunFolder, limit: str) -> None:

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_foundry.run import RunFolder
-from lit_foundry.tracking import WandbTracker
+from lit_foundry.tracking import trackers
 
 
 class Samples(Callback):
@@ -47,5 +47,5 @@ class Samples(Callback):
             if isinstance(logger, TensorBoardLogger):
                 shown = "    " + text.replace("\n", "\n    ")  # as code, else Markdown eats it
                 logger.experiment.add_text("samples", shown, trainer.global_step)
-            elif isinstance(logger, WandbTracker):
-                logger.log_samples(samples, trainer.global_step)
+        for tracker in trackers(trainer):
+            tracker.log_samples(samples, trainer.global_step)
