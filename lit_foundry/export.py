@@ -200,8 +200,9 @@ def write_ids(folder: Path, tokenizer: Any) -> None:
         path = folder / name
         if path.is_file():
             content = json.loads(path.read_text())
-            for kind in ("bos", "eos", "pad"):
-                content[f"{kind}_token_id"] = getattr(tokenizer, f"{kind}_token_id")
+            always = "bos_token_id", "eos_token_id", "pad_token_id"
+            for key in (*always, *({"cls_token_id", "sep_token_id"} & content.keys())):
+                content[key] = getattr(tokenizer, key)
             path.write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_tokens N] [--steps N]
        python scripts/benchmark.py mlm --imdb DIR [--model bert-base] [--length N] [--steps N]
+           [--precision bf16-mixed]
        python scripts/benchmark.py overhead [--steps N]
        python scripts/benchmark.py startup
        each with --rounds N, --json FILE to keep the figures, and --turns 1 3 to run only some of
@@ -322,6 +323,8 @@ def main() -> None:
     parser.add_argument("--batch_tokens", type=int, default=8192)
     parser.add_argument("--model", choices=("bert-mini", "bert-base"), default="bert-mini")
     parser.add_argument("--length", type=int, default=128)
+    precisions = "32-true", "bf16-mixed"
+    parser.add_argument("--precision", choices=precisions, default=precisions[0])
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--turns", type=int, nargs="*", default=[])
     parser.add_argument("--rounds", type=int, default=3)

@@ -26,6 +26,7 @@ def foundry(
     length: int,
     batch_tokens: int,
     steps: int,
+    precision: str,
     packing: str = "isolated",
     compiled: bool = False,
     dense: bool = False,
@@ -45,7 +46,9 @@ def foundry(
             "init_args": {"backbone": backbone, "compile": compiled, "optim": {"lr": 1e-4}},
         },
         "data": {"class_path": "Corpus", "init_args": files | sizes},
-        "trainer": quiet({"max_steps": steps + SKIP, "log_every_n_steps": 10}),
+        "trainer": quiet(
+            {"max_steps": steps + SKIP, "log_every_n_steps": 10, "precision": precision}
+        ),
     }
     meter = Meter().install()
     watch = fit(config, SKIP)
@@ -53,7 +56,14 @@ def foundry(
 
 
 def trainer(
-    name: str, model: str, length: int, batch_tokens: int, steps: int, packed: bool, **_: Any
+    name: str,
+    model: str,
+    length: int,
+    batch_tokens: int,
+    steps: int,
+    precision: str,
+    packed: bool,
+    **_: Any,
 ) -> dict[str, Figures]:
     """Pretrain with the transformers Trainer, as its script run_mlm.py prepares the texts."""
     import datasets
@@ -91,6 +101,7 @@ def trainer(
         learning_rate=1e-4,
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
+        bf16=precision == "bf16-mixed",
         logging_steps=10,
         save_strategy="no",
         report_to=[],

@@ -113,6 +113,14 @@ def test_a_vocabulary_that_the_weights_lack_is_told(tmp_path: Path) -> None:
     assert "set data.tokenizer" in message
 
 
+def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    config = corpus_config(tmp_path)
+    config["model"]["init_args"]["compile"] = True
+    message = message_of(config, tmp_path)
+    assert message.startswith("model.compile needs a C++ compiler, and no-such-compiler is not")
+
+
 def test_a_document_of_any_length_is_packed(tmp_path: Path) -> None:
     config = corpus_config(tmp_path)
     (tmp_path / "corpus.txt").write_text("\n".join(["plot scene hero " * 40_000, "night rain"] * 2))

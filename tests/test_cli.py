@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,11 @@ def test_summary_tells_what_to_raise_for_a_longer_run(
 ) -> None:
     main(["fit", "--config", str(tiny), *limit.split()])
     assert f"--resume required --trainer.{longer}\n" in capsys.readouterr().out
+
+
+def test_warnings_are_told_without_a_path(best: Path) -> None:
+    main(["validate", "--ckpt_path", str(best)])
+    assert warnings.formatwarning("so", UserWarning, "file.py", 3) == "warning: so\n"
 
 
 def test_test_needs_only_the_checkpoint(best: Path, capsys: pytest.CaptureFixture[str]) -> None:

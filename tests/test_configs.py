@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lit_foundry.cli import main
 from tests.conftest import REAL, REPO, reviews
@@ -74,6 +75,15 @@ def test_experiment_fits_and_tests(config: Path, imdb: Path, tmp_path: Path) -> 
     best = main(args).run.path / "checkpoints" / "best.ckpt"
     cli = main(["test", "--ckpt_path", str(best), "--trainer.limit_test_batches=2"])
     assert cli.trainer.callback_metrics["test/loss"].isfinite()
+
+
+def test_what_is_fine_tuned_is_what_was_pretrained() -> None:
+    found = [
+        yaml.safe_load((REPO / "configs" / f"{name}.yaml").read_text())["model"]["init_args"]
+        for name in ("mlm_imdb", "mlm_imdb_finetune")
+    ]
+    first, second = (args["backbone"]["init_args"]["config"] for args in found)
+    assert first == second
 
 
 def test_debug_overlay_goes_twenty_steps_and_profiles(tiny: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,10 +34,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     | {
         "model_type": "modernbert",
         "pad_token_id": 0,
-        "bos_token_id": 2,
-        "eos_token_id": 3,
-        "cls_token_id": 2,
-        "sep_token_id": 3,
         "local_attention": 8,  # shorter than the texts
         "global_attn_every_n_layers": 2,
     },
@@ -205,3 +202,12 @@ def test_mistake_in_the_command_is_one_line(words: str, said: str) -> None:
         exporting.main(words.split())
     assert said in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_ids_of_a_language_model_are_those_of_its_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"cls_token_id": null, "eos_token_id": null}')
+    kinds = ("bos", "eos", "pad", "cls", "sep")
+    tokenizer = SimpleNamespace(**{f"{kind}_token_id": i for i, kind in enumerate(kinds)})
+    exporting.write_ids(tmp_path, tokenizer)
+    expected = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "cls_token_id": 3}
+    assert json.loads((tmp_path / "config.json").read_text()) == expected

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +364,22 @@ def test_corpus_holds_out_documents_or_ends(tmp_path: Path) -> None:
 def test_corpus_of_one_document_says_how_to_validate(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"set data\.val_from to end"):
         corpus(tmp_path, delimiter=None).load("train")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for a CPU with g++")
+@pytest.mark.filterwarnings("ignore")  # of torch's own
+def test_compiled_training_equals_plain(tmp_path: Path) -> None:
+    states = []
+    for compiled in (False, True):
+        data = corpus(tmp_path)
+        task = masked_lm(data, compile=compiled)
+        trainer(tmp_path, max_steps=3, limit_val_batches=0).fit(task, data)
+        states.append(task.state_dict())
+    plain, compiled_state = states
+    assert plain.keys() == compiled_state.keys()
+    for key, tensor in plain.items():
+        torch.testing.assert_close(compiled_state[key], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_a_tokenizer_without_mask_is_refused(tmp_path: Path) -> None:

@@ -206,6 +206,15 @@ def test_dropout_reaches_the_whole_encoder_and_no_head(family: str) -> None:
         assert encoder.classifier(3).dropout.p != 0.37  # the config has one for the head
 
 
+def test_ids_of_a_family_mean_nothing_from_scratch() -> None:
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 50}
+    encoder = TextEncoder(config={"model_type": "modernbert", "bos_token_id": 3, **sizes}, pad_id=1)
+    ids = [getattr(encoder.encoder.config, f"{k}_token_id") for k in ("bos", "eos", "cls", "pad")]
+    assert ids == [3, None, None, 1]
+    rebuilt = TextEncoder(**encoder.recipe()["init_args"])
+    assert rebuilt.encoder.config.to_dict() == encoder.encoder.config.to_dict()
+
+
 def test_masked_mean_equals_its_definition(batch: dict[str, Tensor]) -> None:
     tokens, mask = torch.randn(3, 9, 4), batch["attention_mask"]
     rows = [row[keep].mean(0) for row, keep in zip(tokens, mask, strict=True)]

@@ -58,7 +58,10 @@ def read_config(pretrained: str | None, overrides: dict[str, Any]) -> Any:
                 f"model.backbone.config.{key} is no key of {cls.__name__}."
                 + _nearest(key, [*cls.__dataclass_fields__, *cls.attribute_map])
             )
-    entries = base | overrides
+    # From scratch, the ids of a family's own vocabulary mean nothing; that of padding comes later.
+    ids = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+    own = {key: None for key in ids if pretrained is None and key in cls.__dataclass_fields__}
+    entries = own | base | overrides
     entries.pop("model_type", None)
     return cls(**entries)
 

@@ -3,6 +3,9 @@
 Shapes: B batch, T tokens, N predictions, D feature width, V vocabulary.
 """
 
+import os
+import shutil
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,6 +72,8 @@ class LanguageModel(Task):
             self.special = torch.from_numpy(vocabulary.special)
             self.continues = torch.from_numpy(vocabulary.continues)
         if self.compiled and stage == "fit":
+            if self.trainer.strategy.root_device.type == "cpu":
+                _check_compiler()
             self.backbone.compile()
 
     def check_data(self, data: Any) -> None:
@@ -147,3 +152,13 @@ class LanguageModel(Task):
     def from_loss(self, stage: Stage, loss: Tensor) -> dict[str, Tensor]:
         """Return the perplexity."""
         return {"perplexity": loss.exp()}
+
+
+def _check_compiler() -> None:
+    """Raise ValueError unless torch finds what it compiles with for a CPU."""
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(name) is None:
+        raise ValueError(
+            f"model.compile needs a C++ compiler, and {name} is not installed: install it, name "
+            "another one in CXX, or set model.compile to false."
+        )
