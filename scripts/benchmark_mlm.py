@@ -67,6 +67,7 @@ def trainer(
 ) -> dict[str, Figures]:
     """Pretrain with the transformers Trainer, as its script run_mlm.py prepares the texts."""
     import datasets
+    import torch
     import transformers as hf
 
     from lit_foundry.sources import resolve
@@ -102,6 +103,7 @@ def trainer(
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
         bf16=precision == "bf16-mixed",
+        use_cpu=not torch.cuda.is_available(),  # else it refuses bf16
         logging_steps=10,
         save_strategy="no",
         report_to=[],
