@@ -12,6 +12,7 @@ RNG = np.random.default_rng(0)
 SETS = {
     "as IMDb": (np.exp(RNG.normal(5.4, 0.6, 5000)).astype(np.int64) + 1, 256),
     "just over half a row": (np.full(997, 260), 512),
+    "just under a row": (np.full(997, 110), 128),
     "short": (RNG.integers(1, 20, 20_000), 128),
     "long": (RNG.integers(10, 50_000, 100), 512),
     "one document": (np.array([1_000_000]), 256),

@@ -16,7 +16,7 @@ from lit_foundry.data.samplers import philox
 Ints = NDArray[np.int64]
 Packing = Literal["isolated", "concatenated"]
 FULL = 0.995  # share of tokens at which no more documents are cut to fill rows
-SHORTEST = 16  # tokens of a part that fills a row; less teaches nothing
+SHORTEST = 16, 1  # tokens of a part that fills a row: few teach little, but padding nothing
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,12 @@ def pack(lengths: Ints, size: int, frame: int, rng: np.random.Generator) -> Piec
     number = np.arange(len(document)) - np.repeat(np.cumsum(parts) - parts, parts)
     start = number * room
     length = np.minimum(lengths[document] - start, room)
-    row = _best_fit(length + frame, size, rng)
-    return _filled(row, document, start, length, size, frame)
+    columns = np.stack([_best_fit(length + frame, size, rng), document, start, length])
+    for shortest in SHORTEST:
+        columns = _filled(columns, size, frame, shortest)
+    row, *rest = columns[:, np.argsort(columns[0], kind="stable")]
+    counts = np.unique(row, return_counts=True)[1]
+    return Pieces(np.concatenate([[0], np.cumsum(counts)]), *rest)
 
 
 def _best_fit(lengths: Ints, size: int, rng: np.random.Generator) -> Ints:
@@ -97,8 +101,17 @@ def _best_fit(lengths: Ints, size: int, rng: np.random.Generator) -> Ints:
     return row
 
 
-def _filled(row: Ints, document: Ints, start: Ints, length: Ints, size: int, frame: int) -> Pieces:
-    """Fill rows with parts of the pieces of the emptiest ones, and order the pieces by row."""
+def _filled(columns: Ints, size: int, frame: int, shortest: int) -> Ints:
+    """Fill rows with parts of the pieces of the emptiest ones.
+
+    Args:
+        columns: Row, document, start and length of each piece, shape (4, P).
+        size: Tokens of a row.
+        frame: Special tokens of a piece.
+        shortest: Least tokens of a part.
+    """
+    row, document, start, length = columns
+    row = np.unique(row, return_inverse=True)[1]
     num_rows = int(row.max(initial=-1)) + 1
     held = np.bincount(row, length + frame, num_rows).astype(np.int64)
     wanted = -(-int(held.sum()) // int(FULL * size))
@@ -114,7 +127,7 @@ def _filled(row: Ints, document: Ints, start: Ints, length: Ints, size: int, fra
             gone[piece] = True
             at, left = int(start[piece]), int(length[piece])
             while left:
-                while last > place and size - held[emptiest_first[last]] - frame < SHORTEST:
+                while last > place and size - held[emptiest_first[last]] - frame < shortest:
                     last -= 1
                 target = emptiest_first[last]  # the donor itself, if no other has room
                 part = left if last <= place else min(left, size - int(held[target]) - frame)
@@ -122,15 +135,8 @@ def _filled(row: Ints, document: Ints, start: Ints, length: Ints, size: int, fra
                 held[target] += part + frame
                 at, left = at + part, left - part
     more = np.array(parts, np.int64).reshape(-1, 4).T
-    stay = ~gone
-    columns = [
-        np.concatenate([old[stay], new])
-        for old, new in zip((row, document, start, length), more, strict=True)
-    ]
-    used, rows = np.unique(columns[0], return_inverse=True)
-    order = np.argsort(rows, kind="stable")
-    counts = np.bincount(rows, minlength=len(used))
-    return Pieces(np.concatenate([[0], np.cumsum(counts)]), *(c[order] for c in columns[1:]))
+    stay = np.stack([row, document, start, length])[:, ~gone]
+    return np.concatenate([stay, more], axis=1)
 
 
 class Stream:
