@@ -106,6 +106,16 @@ def test_killed_run_ends_with_the_same_bits(tiny: Path, workers: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("limits", [[], ["--trainer.max_steps=18", "--trainer.max_epochs=-1"]])
+def test_killed_after_the_checkpoint_of_an_epochs_end_it_ends_with_the_same_bits(
+    tiny: Path, limits: list[str]
+) -> None:
+    more = ["--save_every_n_steps", "3", *limits]
+    assert fit(tiny, "whole", None, *more) == 0
+    kill_and_compare(tiny, ([28], [34]), *more)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["MaskedLM", "CausalLM"])
 def test_killed_pretraining_ends_with_the_same_bits(task: str, tmp_path: Path) -> None:
     config = corpus_config(tmp_path, task)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.loops.loop import _Loop
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -142,6 +143,7 @@ class DataModule(Recorded, LightningDataModule, ABC):
             )
         epoch = start = 0
         if train and trainer:
+            leave_finished_epoch(trainer)
             epoch, start = position(trainer)
         sampler = self.sampler(
             dataset,
@@ -200,9 +202,11 @@ class DataModule(Recorded, LightningDataModule, ABC):
             "number of devices": sampler.world_size,
             "seed_everything": sampler.seed,
             "number of samples": count,
+            "content of the training split": self.fingerprint().get("train"),
             **self.cuts(),
         }
-        changed = differences(self._interrupted, self._cuts) if self._interrupted else []
+        known = {key: self._cuts.get(key) for key in self._interrupted}  # there once were fewer
+        changed = differences(self._interrupted, known)
         if start and changed:
             raise ValueError(
                 f"The checkpoint lies inside an epoch, and {'; '.join(changed)}: samples would be "
@@ -232,6 +236,18 @@ class DataModule(Recorded, LightningDataModule, ABC):
 
 def _as_is(batch: Any) -> Any:
     return batch
+
+
+def leave_finished_epoch(trainer: Any) -> None:
+    """Let a resume at the end of an epoch begin the next one.
+
+    Lightning does so unless ``max_steps`` is set: it would then go through an epoch without
+    batches, and count it.
+    """
+    loop = trainer.fit_loop
+    epochs = loop.epoch_progress.current
+    if loop.restarting and epochs.ready == epochs.started == epochs.processed:
+        _Loop.restarting.fset(loop, False)  # the loop's own setter leaves it, if max_steps is set
 
 
 def position(trainer: Any) -> tuple[int, int]:

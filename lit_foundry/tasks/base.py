@@ -28,7 +28,7 @@ from lit_foundry.optim import (
 from lit_foundry.recipe import Recorded
 from lit_foundry.tasks.averaging import copy_integers, save_average
 from lit_foundry.tasks.dropout import seed_dropout
-from lit_foundry.tasks.facts import check_fit, check_tokenizer
+from lit_foundry.tasks.facts import check_fit, check_resumed, check_tokenizer
 from lit_foundry.tasks.finetune import Finetune
 from lit_foundry.tasks.metric_state import metric_states, restore_metrics
 from lit_foundry.tasks.progress import progress
@@ -292,6 +292,14 @@ class Task(Recorded, LightningModule, ABC):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the metrics of an interrupted epoch, all of them on one rank."""
-        saved = checkpoint.get("lit_foundry", {}).get("train_metrics", {})
+        """Continue the metrics of an interrupted epoch, all of them on one rank.
+
+        Raises:
+            CheckpointError: If a run would go on with other tokens or classes.
+        """
+        ours = checkpoint.get("lit_foundry", {})
+        if self._trainer and self.trainer.training:
+            data = getattr(self.trainer, "datamodule", None)
+            check_resumed(Path(str(self.trainer.ckpt_path)), ours.get("data_state") or {}, data)
+        saved = ours.get("train_metrics", {})
         restore_metrics(self.train_metrics, saved if self.global_rank == 0 else {}, self.device)

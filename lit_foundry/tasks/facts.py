@@ -63,18 +63,45 @@ def check_tokenizer(path: Path, data: Any) -> None:
         path: Checkpoint, or a folder of ``transformers``, that initializes a backbone.
         data: What is trained on now.
     """
-    theirs = tokenizer_json(path)
-    state = data.state() if hasattr(data, "state") else {}
-    ours = state.get("tokenizer", {}).get("tokenizer.json")
-    if theirs is None or ours is None or _tokens(theirs) == _tokens(ours):
+    if _same_tokens(tokenizer_json(path), data):
         return
-    folder: Path | str = path if path.is_dir() else path.parent.parent / "tokenizer"
-    if not Path(folder).is_dir():
-        folder = "that of the run which wrote it"
     raise CheckpointError(
         f"model.init_from={path} was trained with another tokenizer, so its embeddings stand for "
-        f"other tokens: set data.tokenizer to {folder}."
+        f"other tokens: set data.tokenizer to {_tokenizer_of(path)}."
     )
+
+
+def check_resumed(path: Path, saved: Mapping[str, Any], data: Any) -> None:
+    """Raise CheckpointError if a run would go on with other tokens or classes than it began with.
+
+    Args:
+        path: Checkpoint that the run is resumed from.
+        saved: State of the data that it holds.
+        data: What is trained on now.
+    """
+    if not _same_tokens(saved.get("tokenizer", {}).get("tokenizer.json"), data):
+        raise CheckpointError(
+            f"{path} was trained with another tokenizer than the data have now, such as one of "
+            f"texts that have changed: to go on with them, set data.tokenizer to "
+            f"{_tokenizer_of(path)}; to begin anew, leave out --resume."
+        )
+    old, new = saved.get("labels"), getattr(data, "labels", None)
+    if old and list(old) != new:
+        raise CheckpointError(
+            f"{path} was trained with the classes {old}, and the data have {new} now: restore "
+            "them, or leave out --resume to begin anew."
+        )
+
+
+def _same_tokens(theirs: str | None, data: Any) -> bool:
+    state = data.state() if hasattr(data, "state") else {}
+    ours = state.get("tokenizer", {}).get("tokenizer.json")
+    return theirs is None or ours is None or _tokens(theirs) == _tokens(ours)
+
+
+def _tokenizer_of(path: Path) -> Path | str:
+    folder = path if path.is_dir() else path.parent.parent / "tokenizer"
+    return folder if folder.is_dir() else "that of the run which wrote it"
 
 
 def _tokens(tokenizer: str) -> Any:
