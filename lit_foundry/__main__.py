@@ -22,6 +22,7 @@ OWN: dict[str, str] = {
 OF_THE_DISK = {
     errno.EACCES,
     errno.EDQUOT,
+    errno.EFBIG,
     errno.EISDIR,
     errno.ENOSPC,
     errno.ENOTDIR,

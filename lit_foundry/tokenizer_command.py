@@ -124,11 +124,13 @@ def head(texts: Texts) -> Iterator[str]:
 
 def save(tokenizer: "PreTrainedTokenizerFast", output: Path) -> None:
     """Write a tokenizer's folder whole, or leave what was there before."""
+    from lit_foundry.data.tokenizer import save_tokenizer
+
     output.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     new, old = place / "new", place / "old"
     try:
-        tokenizer.save_pretrained(new)
+        save_tokenizer(tokenizer, new)
         if output.exists():
             output.rename(old)
         new.rename(output)

@@ -191,7 +191,7 @@ def test_decoders_with_more_than_an_output_layer_are_refused(
     [("ernie", {}), ("convbert", {"embedding_size": 16}), ("deberta-v2", {"legacy": False})],
 )
 def test_a_masked_head_of_no_known_family_trains_and_is_not_exported(
-    kind: str, changes: dict[str, Any], ids: Tensor
+    kind: str, changes: dict[str, Any], ids: Tensor, tmp_path: Path
 ) -> None:
     backbone = TextEncoder(config={"model_type": kind, **SIZES, **changes})
     head = backbone.language_head()
@@ -200,6 +200,9 @@ def test_a_masked_head_of_no_known_family_trains_and_is_not_exported(
     assert [name for name, p in head.named_parameters() if p.grad is None] == []
     with pytest.raises(ValueError, match=f"{kind} has a masked language head that is not known"):
         language_model(backbone, head)
+    backbone.encoder.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=rf"not known here \({kind}\): a new one begins"):
+        TextEncoder(str(tmp_path)).language_head()
 
 
 def test_what_is_no_text_encoder_has_no_language_model() -> None:

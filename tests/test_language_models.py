@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from lit_foundry import load
 from lit_foundry.checkpoint import CheckpointError, load_data, load_task, read_checkpoint
@@ -20,6 +21,7 @@ from lit_foundry.data import Corpus, DataError, TrainTokenizer
 from lit_foundry.export import export
 from lit_foundry.nn import TextDecoder, TextEncoder
 from lit_foundry.nn.generation import Generation, generate
+from lit_foundry.nn.language_model import language_model
 from lit_foundry.nn.masking import IGNORED, Masking
 from lit_foundry.optim import OptimConfig
 from lit_foundry.tasks import CausalLM, MaskedLM
@@ -67,6 +69,8 @@ def test_samples_of_each_validation_are_written(fitted: Any) -> None:
     text = files[-1].read_text()
     assert ("[MASK]" in text) == isinstance(fitted[0].model, MaskedLM)
     assert ("|||" in text) == isinstance(fitted[0].model, CausalLM)
+    fillings = [line.split(" : ")[1].split(", ") for line in text.splitlines() if " : " in line]
+    assert {len(best) for best in fillings} == ({5} if "[MASK]" in text else set())
 
 
 def test_checkpoint_scores_as_the_fit_did(fitted: Any) -> None:
@@ -159,12 +163,12 @@ def test_another_tokenizer_is_refused(
         assert (tmp_path / "cache" / "tokens").exists() == (resume == "auto")
 
 
-def corpus(folder: Path, **options: Any) -> Corpus:
+def corpus(folder: Path, kind: Any = "wordpiece", **options: Any) -> Corpus:
     """Return a corpus of 150 reviews."""
     (folder / "corpus.txt").write_text("\n".join(text for text, _ in reviews(150, seed=0)))
     defaults: dict[str, Any] = {"max_length": 32, "delimiter": "\n", "batch_size": 12}
     return Corpus(
-        TrainTokenizer(vocab_size=300), str(folder / "corpus.txt"), **(defaults | options)
+        TrainTokenizer(kind, vocab_size=300), str(folder / "corpus.txt"), **(defaults | options)
     )
 
 
@@ -178,6 +182,9 @@ BERT = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+
+
+GPT = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
 
 
 def masked_lm(data: Corpus, lr: float = 1e-2, **options: Any) -> MaskedLM:
@@ -207,8 +214,8 @@ def test_accumulation_averages_over_tokens_not_over_micro_batches(tmp_path: Path
         trainer(tmp_path, max_steps=3, limit_val_batches=0).fit(task, data)
         after.append(torch.cat([p.detach().flatten() for p in task.parameters()]))
         assert task.step_loss is not None
-    assert torch.allclose(after[0], after[1], atol=2e-5)
-    assert torch.allclose(after[0], after[2], atol=2e-5)
+    assert torch.allclose(after[0], after[1], atol=1e-4)
+    assert torch.allclose(after[0], after[2], atol=1e-4)
 
 
 def test_validation_loss_is_the_mean_over_all_predictions(tmp_path: Path) -> None:
@@ -265,6 +272,55 @@ def test_sparse_prediction_equals_the_loss_over_all_places(tmp_path: Path) -> No
     assert int(step.count) == int((labels != IGNORED).sum())
 
 
+def test_training_masks_whole_words_anew_in_each_epoch_as_often_as_scheduled(
+    tmp_path: Path,
+) -> None:
+    data = corpus(tmp_path, "bpe")
+    task = masked_lm(data, masking=Masking(prob=0.4, final_prob=0.1, unit="word"))
+    loop = trainer(tmp_path, max_steps=0, limit_val_batches=0)
+    loop.fit(task, data)
+    batch = next(iter(data.train_dataloader()))
+    ids = batch["input_ids"]
+    maskable = batch["attention_mask"] & ~task.special[ids]
+
+    def chosen() -> torch.Tensor:
+        masked = task.masked(batch, "train")
+        nothing = torch.zeros_like(ids, dtype=torch.bool)
+        return nothing.scatter(1, masked.positions, masked.target != IGNORED)
+
+    first = chosen()
+    assert not first[~maskable].any()
+    assert 0.35 < first.sum() / maskable.sum() < 0.45
+    goes_on = task.continues[ids][:, 1:] & maskable[:, 1:] & maskable[:, :-1]
+    assert goes_on.sum() > 50
+    assert (first[:, 1:] == first[:, :-1])[goes_on].all()
+    assert torch.equal(chosen(), first)
+    loop.fit_loop.epoch_progress.current.completed += 1
+    assert not torch.equal(chosen(), first)
+    task.run_progress = 1.0
+    assert 0.05 < chosen().sum() / maskable.sum() < 0.15
+
+
+def test_averaged_weights_train_and_validate(tmp_path: Path) -> None:
+    data = corpus(tmp_path)
+    loop = trainer(tmp_path, max_epochs=1, callbacks=[EMAWeightAveraging()])
+    loop.fit(masked_lm(data), data)
+    assert "val/loss" in loop.callback_metrics
+
+
+def test_a_sample_goes_on_with_the_first_document_of_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = corpus(tmp_path)
+    task = CausalLM(TextDecoder(config=GPT, vocab_size=data.facts["vocab_size"]))
+    seen: list[Any] = []
+    monkeypatch.setattr(task, "continued", lambda batch, _: seen.append(batch) or [])
+    batch: Any = data.load("val")[[0, 1]]
+    task.samples(batch, data.tokenizer)
+    assert torch.equal(seen[0]["attention_mask"], (batch["document"] == 1)[:, :32])
+    assert (batch["document"] > 1)[:, :32].any()
+
+
 def test_next_tokens_stay_within_a_document() -> None:
     ids = torch.tensor([[5, 6, 7, 8, 9, 0]])
     batch = {
@@ -289,7 +345,9 @@ def saved(kind: str, folder: Path, data: Corpus) -> Any:
         )
         model: Any = hf.BertForMaskedLM(config)
     else:
-        config = hf.GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=64, vocab_size=size)
+        config = hf.GPT2Config(
+            **{k: v for k, v in GPT.items() if k != "model_type"}, vocab_size=size
+        )
         model = hf.GPT2LMHeadModel(config)
     model.save_pretrained(folder)
     return model.eval()
@@ -361,6 +419,21 @@ def test_corpus_holds_out_documents_or_ends(tmp_path: Path) -> None:
     assert int(val.offsets[0]) == int(total * 0.8)
 
 
+def test_corpus_leaves_out_equal_documents_of_both_splits_on_request(tmp_path: Path) -> None:
+    for deduplicate, documents in ((False, 300), (True, 150)):
+        data = corpus(tmp_path, val_fraction=0.2, deduplicate=deduplicate)
+        texts = (tmp_path / "corpus.txt").read_text()
+        (tmp_path / "corpus.txt").write_text(f"{texts}\n{texts}")
+        rows: list[Any] = [data.load("train"), data.load("val")]
+        assert sum(len(split.documents) for split in rows) == documents
+
+
+def test_predict_reads_the_column_that_is_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"body": "the plot"}\n')
+    data = corpus(tmp_path, text="body", predict=str(tmp_path / "in.jsonl"))
+    assert list(data.table("predict").texts) == ["the plot"]
+
+
 def test_corpus_of_one_document_says_how_to_validate(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"set data\.val_from to end"):
         corpus(tmp_path, delimiter=None).load("train")
@@ -406,6 +479,8 @@ def test_bits_per_byte_counts_predictions_and_bytes(packing: str, tmp_path: Path
     batches = [next_tokens(rows[[row]]) for row in range(len(rows))]
     predicted = sum(int((target != IGNORED).sum()) for target in batches)
     num_bytes = data.tokens("train").num_bytes[rows.documents].sum()
+    # The first token of a row, which nothing predicts, is not free.
+    predicted += len(rows) if packing == "concatenated" else 0
     assert data.tokens_per_byte("val") == pytest.approx(predicted / num_bytes)
 
 
@@ -449,9 +524,8 @@ def test_pretraining_goes_on_with_its_head(fitted: Any, tmp_path: Path, form: st
 
 
 def test_a_causal_network_predicts_no_masks() -> None:
-    gpt = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
     with pytest.raises(ValueError, match="TextDecoder, which sees nothing after a mask"):
-        MaskedLM(TextDecoder(config=gpt, vocab_size=300))
+        MaskedLM(TextDecoder(config=GPT, vocab_size=300))
 
 
 def test_a_written_vocabulary_size_is_kept() -> None:
@@ -479,6 +553,49 @@ def test_generation_begins_an_empty_text_and_ends_where_one_ends() -> None:
     greedy = Generation(max_tokens=4, temperature=0)
     alone = generate(model, ids[2:, :1], ids[2:, :1] > 0, greedy, **places)
     assert torch.equal(generate(model, ids, ids > 0, greedy, **places)[2], alone[0])  # padding
+
+
+def test_generation_draws_among_the_most_probable_and_reads_each_token_once() -> None:
+    torch.manual_seed(0)
+    backbone = TextDecoder(config=GPT, vocab_size=20)
+    model = language_model(backbone, backbone.language_head())
+    seen: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, args, named: seen.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    ids = torch.tensor([[5, 6, 7], [8, 9, 0]])
+    places = {"max_length": 64, "pad_id": 0, "start_id": 1, "end_id": None}
+
+    def drawn(**how: Any) -> list[Any]:
+        found = generate(model, ids, ids > 0, Generation(max_tokens=8, **how), **places)
+        return [tokens.tolist() for tokens in found]
+
+    greedy = drawn(temperature=0)
+    assert seen == [3] + [1] * 7
+    hot = {"temperature": 5.0}
+    assert drawn(**hot, top_k=1) == drawn(**hot, top_k=0, top_p=1e-6) == greedy
+    assert drawn(**hot, top_k=0) != greedy
+
+
+def test_resume_with_another_tokenizer_or_other_texts_is_refused(tmp_path: Path) -> None:
+    path = write_config(tmp_path / "tiny.yaml", corpus_config(tmp_path))
+    words = ["fit", "--config", str(path), "--save_every_n_steps=1"]
+    run = main([*words, "--trainer.max_epochs=1"]).run.path
+    kept = (run / "tokenizer" / "tokenizer.json").read_text()
+    texts = tmp_path / "corpus.txt"
+    texts.write_text(texts.read_text() + "\nQuixotic zephyrs vex jumbled fjords." * 9)
+    more = [*words, "--resume=required", "--trainer.max_epochs=2"]
+    with pytest.raises(CheckpointError, match=r"another tokenizer.*set data\.tokenizer to .*1/tok"):
+        main(more)
+    assert (run / "tokenizer" / "tokenizer.json").read_text() == kept
+    assert (run / "summary.json").exists()
+    more.append(f"--data.tokenizer={run / 'tokenizer'}")
+    more.append("--trainer.val_check_interval=3")
+    step = main([*more, "--trainer.max_steps=6"]).trainer.global_step
+    assert step == 6
+    texts.write_text(texts.read_text().replace("vex", "tax"))
+    with pytest.raises(ValueError, match=r"lies inside an epoch, and content of the training"):
+        main(more)
 
 
 def test_resume_inside_an_epoch_with_other_rows_is_refused(tmp_path: Path) -> None:

@@ -280,6 +280,26 @@ def test_a_full_disk_keeps_the_finished_shards_and_names_the_file(
     assert len(tokenize_documents(documents, wordpiece, tmp_path, "train", 400)) == 41
 
 
+def test_a_disk_that_is_full_at_the_very_end_leaves_nothing_half_written(
+    wordpiece: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, append = corpus(tmp_path / "x.txt", sentences(40)), shard_writer._append
+
+    def full(path: Path, data: bytes | bytearray) -> None:
+        append(path, data)
+        if path.name.startswith("corpus.json"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(shard_writer, "_append", full)
+    with pytest.raises(OSError, match=r"corpus\.json"):
+        tokenize_documents(documents, wordpiece, tmp_path, "train", 400)
+    monkeypatch.undo()
+    left = {Path(name).parts[1] for name in contents(tmp_path / "corpora")}
+    assert left
+    assert all(name.startswith("shard-") for name in left)
+    assert len(tokenize_documents(documents, wordpiece, tmp_path, "train", 400)) == 40
+
+
 def test_bad_documents_are_named_and_leave_nothing_half_written(
     wordpiece: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

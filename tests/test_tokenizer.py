@@ -1,8 +1,10 @@
 """Tokenizers and frames: equal to what transformers makes of the same texts."""
 
+import errno
 import hashlib
 import json
 import random
+import resource
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import pairwise
@@ -302,6 +304,20 @@ def test_a_trained_tokenizer_is_loaded_again_and_not_trained(tmp_path: Path, kin
     other = train_tokenizer(TrainTokenizer(kind, 300), some_texts(5, 100), "f", tmp_path)
     assert len(other) == 300 < len(first)
     assert not list((tmp_path / "tokenizers").glob(".partial-*"))
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    config, texts = TrainTokenizer("bpe", 400), some_texts(0, 50)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*tokenizers/") as error:
+            train_tokenizer(config, texts, "texts", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.errno == errno.EFBIG
+    assert [path.suffix for path in (tmp_path / "tokenizers").iterdir()] == [".lock"]
+    assert len(train_tokenizer(config, texts, "texts", tmp_path)) > 256
 
 
 @KINDS

@@ -110,6 +110,7 @@ class Corpus(TokenizedText):
             raise ValueError(f"data.val_fraction must lie in (0, 1), got {val_fraction}.")
         self.sources = {"train": train, "val": val, "test": test}
         self.hub, self.text, self.delimiter = hub, text, delimiter
+        self.text_columns = (text,)
         self.packing, self.deduplicate = packing, deduplicate
         self.val_fraction, self.val_from, self.split_seed = val_fraction, val_from, split_seed
         self.batch_warmup = batch_warmup
@@ -190,14 +191,15 @@ class Corpus(TokenizedText):
         rows: Pieces | Stream
         if self.packing == "isolated":
             rows = pieces = pack(lengths, size, len(before + after), philox(seed, 0))
-            predicted = total + len(pieces.length) * (len(before + after) - 1)
+            frames = len(pieces.length) * (max(len(before) - 1, 0) + len(after))
         else:
             frame = len(before), len(after)
             rows = Stream(lengths, size, frame, seed if train else None)
-            predicted = total + len(lengths) * len(before + after) - len(rows)
-        # Where only the ends of documents are of the split, so is that share of their bytes.
+            frames = len(lengths) * sum(frame)
+        # Where only the ends of documents are of the split, so is that share of their bytes. A
+        # first token that nothing comes before is not free: it counts as the mean of the others.
         num_bytes = tokens.num_bytes[documents].sum() * total / tokens.lengths[documents].sum()
-        self._tokens_per_byte[split] = float(predicted / num_bytes)
+        self._tokens_per_byte[split] = float((total + frames) / num_bytes)
         if not len(rows):
             raise DataError(
                 f"data.{split} has {total} tokens, less than a row of "
@@ -263,7 +265,7 @@ class Corpus(TokenizedText):
         return {f"data.{name}": plain(getattr(self, name)) for name in names}
 
     def tokens_per_byte(self, split: Split) -> float:
-        """Return the tokens of a split that a causal model predicts, by byte of its text."""
+        """Return the tokens of a split that tell its text to a causal model, by byte of it."""
         if split not in self._tokens_per_byte:
             self.load(split)
         return self._tokens_per_byte[split]

@@ -157,9 +157,12 @@ class ShardWriter:
             "fingerprint": content.hexdigest(),
         }
         partial = self.folder / "corpus.json.partial"
-        partial.unlink(missing_ok=True)
-        _append(partial, json.dumps(corpus).encode())
-        partial.replace(self.folder / "corpus.json")
+        partial.unlink(missing_ok=True)  # of a process that was killed
+        try:
+            _append(partial, json.dumps(corpus).encode())
+            partial.replace(self.folder / "corpus.json")
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _pieces(documents: Documents, place: Place) -> Iterator[tuple[str, End]]:

@@ -22,6 +22,7 @@ from lit_foundry.data.tokenizer import (
     Truncation,
     leave_open,
     load_tokenizer,
+    save_tokenizer,
     tokenizer_files,
     tokenizer_from_files,
 )
@@ -170,5 +171,5 @@ class TokenizedText(DataModule):
         tokenizer.model_input_names = [name for name in inputs if name in self.batch_fields]
         for name in ("truncation_side", "model_input_names"):  # what save_pretrained writes
             tokenizer.init_kwargs[name] = getattr(tokenizer, name)
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
         return tokenizer

@@ -1,6 +1,7 @@
 """Tokenizers: loaded, saved with every checkpoint as plain text, and how they frame texts."""
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,8 +38,20 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
 def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     """Return the files of a tokenizer's folder by name, to keep inside a checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, Path(folder))
         return {path.name: path.read_text() for path in sorted(Path(folder).iterdir())}
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a tokenizer's folder; if the disk does not let it, the OSError names the folder."""
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # Rust code raises no OSError
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(found[1]) if found else getattr(error, "errno", None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(folder)) from error
 
 
 def tokenizer_from_files(files: Mapping[str, str]) -> PreTrainedTokenizerFast:

@@ -19,6 +19,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from tokenizers import decoders as dec
 from transformers import PreTrainedTokenizerFast
 
+from lit_foundry.data.tokenizer import save_tokenizer
+
 Kind = Literal["wordpiece", "bpe", "unigram", "characters"]
 FORMAT = 2  # of trained tokenizers; another number trains them anew
 SPECIAL = {
@@ -36,7 +38,7 @@ NEVER = -1e4  # score of a piece that no text is cut into
 
 @dataclass(frozen=True)
 class TrainTokenizer:
-    """A tokenizer to train on the training split.
+    """A tokenizer to train on the training split, with what a corpus holds out of it.
 
     Args:
         kind: WordPiece as in BERT, byte-level BPE as in RoBERTa and GPT-2, the unigram model of
@@ -90,7 +92,7 @@ def train_tokenizer(
         if not folder.exists():
             partial = tempfile.mkdtemp(prefix=".partial-", dir=folder.parent)
             try:
-                trained(config, texts).save_pretrained(partial)
+                save_tokenizer(trained(config, texts), Path(partial))
                 Path(partial).rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -45,8 +45,7 @@ def isolated(config: Any, document: Tensor, dtype: torch.dtype) -> Any:
     # Documents are contiguous: the distance within one is that in the row.
     place = torch.arange(document.shape[1], device=document.device)
     behind = place[:, None] - place
-    causal = config.model_type in DECODERS or getattr(config, "is_decoder", False)
-    if causal:
+    if _is_causal(config):
         same = same & (behind >= 0)
 
     def mask(allowed: Tensor) -> Tensor:
@@ -55,9 +54,31 @@ def isolated(config: Any, document: Tensor, dtype: torch.dtype) -> Any:
         least = torch.finfo(dtype).min
         return torch.zeros((), dtype=dtype, device=allowed.device).where(allowed, least)
 
-    window = config.sliding_window if config.model_type in _WINDOWED else None
-    # transformers counts a causal window with the token itself, ModernBERT's to either side.
-    near = same if window is None else same & (behind.abs() < window + (not causal))
+    reach = _reach(config)
+    near = same if reach is None else same & (behind.abs() <= reach)
     if config.model_type in _BY_LAYER:
         return {"full_attention": mask(same), "sliding_attention": mask(near)}
     return mask(near)
+
+
+def attended(config: Any, size: int) -> list[int]:
+    """Return how many tokens one of a row of ``size`` attends to in each layer, if to all it may.
+
+    Those after it are counted in a causal layer too, as is usual, but for one with a window.
+    """
+    reach = _reach(config)
+    near = size if reach is None else min(size, reach + 1 + (not _is_causal(config)) * reach)
+    by_layer = config.model_type in _BY_LAYER
+    kinds = config.layer_types if by_layer else ["sliding_attention"] * config.num_hidden_layers
+    return [near if kind == "sliding_attention" else size for kind in kinds]
+
+
+def _is_causal(config: Any) -> bool:
+    return config.model_type in DECODERS or getattr(config, "is_decoder", False)
+
+
+def _reach(config: Any) -> int | None:
+    """Return how far a token of a layer with a window attends, to one side; None without one."""
+    window: int | None = config.sliding_window if config.model_type in _WINDOWED else None
+    # transformers counts a causal window with the token itself, ModernBERT's to either side.
+    return window if window is None else window - _is_causal(config)

@@ -167,14 +167,18 @@ class TextEncoder(Backbone):
         """Build the family's masked language head.
 
         It takes over the pretrained one, unless the weights have none (as those of a sentence
-        encoder), or one that is not known here.
+        encoder), or one that is not known here: a warning then says that a new one begins.
         """
         return self._language_head(causal=False)
 
     def _language_head(self, causal: bool) -> LanguageHead:
         config: Any = self.encoder.config
         head = build_head(config, causal)
-        if self._pretrained is not None and (causal or is_known(config)):
+        if self._pretrained is None:
+            return head
+        source = f"model.backbone.pretrained {self._pretrained}"
+        lack = f"has a language head that is not known here ({config.model_type})"
+        if causal or is_known(config):
             from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
             auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
@@ -185,9 +189,9 @@ class TextEncoder(Backbone):
             state = weights_of(model, causal, info["missing_keys"], self._pretrained)
             if state or not head.state_dict():  # an embedding may be all that a head has
                 head.load_state_dict(state)
-            else:
-                source = f"model.backbone.pretrained {self._pretrained}"
-                warnings.warn(f"{source} has no language head: a new one begins.", stacklevel=2)
+                return head
+            lack = "has no language head"
+        warnings.warn(f"{source} {lack}: a new one begins.", stacklevel=2)
         return head
 
     def recipe(self) -> dict[str, Any]:

@@ -113,6 +113,8 @@ class CausalLM(LanguageModel):
     def samples(self, batch: Mapping[str, Any], tokenizer: Any) -> list[str]:
         """Show beginnings of texts, and how the network goes on."""
         start = {name: value[:, :PROMPT] for name, value in batch.items() if value.ndim == 2}
+        if "document" in start:  # of the first one in the row
+            start["attention_mask"] = start["document"] == start["document"][:, :1]
         return [f"{text} ||| {more}" for text, more in self.continued(start, tokenizer)]
 
     def from_loss(self, stage: Stage, loss: Tensor) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from lit_foundry.metrics import TokenAccuracy
 from lit_foundry.nn import Backbone, LanguageHead, TextEncoder
 from lit_foundry.nn.losses import linear_cross_entropy
 from lit_foundry.nn.masking import IGNORED
-from lit_foundry.nn.packed import check_isolation
+from lit_foundry.nn.packed import attended, check_isolation
 from lit_foundry.optim import OptimConfig
 from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.finetune import Finetune
@@ -41,8 +41,6 @@ class LanguageModel(Task):
     """
 
     job: ClassVar[str]
-    special: Tensor
-    continues: Tensor
 
     def __init__(
         self,
@@ -58,19 +56,18 @@ class LanguageModel(Task):
         self.backbone = backbone
         self.head: LanguageHead = backbone.language_head()
         self.compiled = compile
-        self._weights: tuple[int, int, int] | None = None
-        # Of the data, which a checkpoint holds for itself.
-        nothing = torch.zeros(0, dtype=torch.bool)
-        self.register_buffer("special", nothing, persistent=False)
-        self.register_buffer("continues", nothing, persistent=False)
+        self._weights: tuple[int, int] | None = None
+        # No buffers, whose shape what averages weights would have learnt before there are data.
+        self.special = self.continues = torch.zeros(0, dtype=torch.bool)
 
     def setup(self, stage: str) -> None:
         """Learn from the data which tokens are special, and which continue a word."""
         super().setup(stage)
         vocabulary = getattr(getattr(self.trainer, "datamodule", None), "vocabulary", None)
         if vocabulary is not None:
-            self.special = torch.from_numpy(vocabulary.special)
-            self.continues = torch.from_numpy(vocabulary.continues)
+            device = self.trainer.strategy.root_device
+            self.special = torch.from_numpy(vocabulary.special).to(device)
+            self.continues = torch.from_numpy(vocabulary.continues).to(device)
         if self.compiled and stage == "fit":
             if self.trainer.strategy.root_device.type == "cpu":
                 _check_compiler()
@@ -128,21 +125,23 @@ class LanguageModel(Task):
         """Return the floating point operations that training on a batch takes.
 
         Six for each weight of a matrix and each place that it is applied to, and those of
-        attention as if every token of a row attended to all.
+        attention as if every token of a row attended to all, or to its window.
 
         Source: Chowdhery et al., PaLM, 2022. https://arxiv.org/abs/2204.02311 (appendix B)
         """
         rows, size = batch["input_ids"].shape
+        config: Any = self.backbone.encoder.config
         if self._weights is None:
             layers = self.backbone.blocks()[1:]
             decoder = self.head.decoder_weight(self.backbone)
+            body = sum(p.numel() for layer in layers for p in layer.parameters() if p.ndim > 1)
             self._weights = (
-                sum(p.numel() for layer in layers for p in layer.parameters() if p.ndim > 1),
-                len(layers) * 2 * self.backbone.dim,
+                body * config.num_hidden_layers // len(layers),  # ALBERT has one for all
                 sum(p.numel() for p in {*self.head.parameters(), decoder} if p.ndim > 1),
             )
-        body, attention, head = self._weights
-        per_row = size * (body + attention * size) + self.num_predicted(size) * head
+        body, head = self._weights
+        attention = 2 * self.backbone.dim * sum(attended(config, size))
+        per_row = size * (body + attention) + self.num_predicted(size) * head
         return float(6 * rows * per_row)
 
     @abstractmethod
