@@ -482,6 +482,13 @@ def test_bits_per_byte_counts_predictions_and_bytes(packing: str, tmp_path: Path
     # The first token of a row, which nothing predicts, is not free.
     predicted += len(rows) if packing == "concatenated" else 0
     assert data.tokens_per_byte("val") == pytest.approx(predicted / num_bytes)
+    ended = corpus(tmp_path, packing=packing)
+    ended.__dict__["frame"] = [], [data.tokenizer.sep_token_id]  # as GPT-2, which begins no text
+    rows = ended.load("val")
+    batches = [next_tokens(rows[[row]]) for row in range(len(rows))]
+    predicted = sum(int((target != IGNORED).sum()) for target in batches)
+    predicted += len(rows) if packing == "concatenated" else len(rows.rows.length)
+    assert ended.tokens_per_byte("val") == pytest.approx(predicted / num_bytes)
 
 
 @pytest.mark.parametrize("packing", ["isolated", "concatenated"])

@@ -145,6 +145,25 @@ def test_demanded_resume_that_finds_nothing_fails(tiny: Path) -> None:
 
 
 @pytest.mark.slow
+def test_resume_with_other_classes_is_refused(tiny: Path) -> None:
+    words = ["fit", "--config", str(tiny)]
+    main([*words, "--trainer.max_epochs=1"])
+    more = ["--resume=required", "--trainer.max_epochs=2", "--data.label_names=[pos,neg]"]
+    with pytest.raises(CheckpointError, match=r"with the classes \['neg', 'pos'\], and the data"):
+        main([*words, *more])
+
+
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+def test_an_epoch_that_max_steps_cut_short_is_followed_by_a_whole_one(tiny: Path) -> None:
+    words = ["fit", "--config", str(tiny), "--trainer.max_epochs=-1"]
+    cli = main([*words, "--trainer.max_steps=5"])
+    path = cli.run.path / "checkpoints" / "recovery-5.ckpt"
+    cli.trainer.save_checkpoint(path)  # once the epoch is over; our own is made before
+    cli = main([*words, "--trainer.max_steps=14", "--resume=required"])
+    assert cli.trainer.current_epoch == 2
+    assert cli.trainer.global_step == 14
+
+
 def test_sigterm_saves_stops_and_says_so(tiny: Path) -> None:
     assert fit(tiny, "whole") == 0
     terminate = ["--trainer.callbacks+=tests.processes.Terminate", "--trainer.callbacks.at=16"]

@@ -253,9 +253,10 @@ def leave_finished_epoch(trainer: Any) -> None:
 def position(trainer: Any) -> tuple[int, int]:
     """Return the epoch that ``trainer`` is in and its micro-batches done, after a resume too.
 
-    Lightning restores its counters before it asks for the loaders.
+    Lightning restores its counters before it asks for the loaders. An epoch that a limit cut short
+    is over too, once its end was reached: what was left of it is not made up for.
     """
     loop = trainer.fit_loop
-    batches = loop.epoch_loop.batch_progress
-    done = 0 if batches.is_last_batch else batches.current.processed
-    return loop.epoch_progress.current.processed, done
+    epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
+    over = batches.is_last_batch or epochs.ready == epochs.processed
+    return epochs.processed, 0 if over else batches.current.processed

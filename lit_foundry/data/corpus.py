@@ -261,7 +261,8 @@ class Corpus(TokenizedText):
 
     def cuts(self) -> dict[str, Any]:
         """Return what else decides which rows a micro-batch holds."""
-        names = "batch_warmup", "max_length", "packing", "deduplicate"
+        names = ["batch_warmup", "max_length", "packing", "deduplicate"]
+        names += ["val_fraction", "val_from", "split_seed"]
         return {f"data.{name}": plain(getattr(self, name)) for name in names}
 
     def tokens_per_byte(self, split: Split) -> float:

@@ -66,9 +66,9 @@ def pack(lengths: Ints, size: int, frame: int, rng: np.random.Generator) -> Piec
     columns = np.stack([_best_fit(length + frame, size, rng), document, start, length])
     for shortest in SHORTEST:
         columns = _filled(columns, size, frame, shortest)
-    row, *rest = columns[:, np.argsort(columns[0], kind="stable")]
-    counts = np.unique(row, return_counts=True)[1]
-    return Pieces(np.concatenate([[0], np.cumsum(counts)]), *rest)
+    columns = columns[:, np.argsort(columns[0], kind="stable")]
+    counts = np.unique(columns[0], return_counts=True)[1]
+    return Pieces(np.concatenate([[0], np.cumsum(counts)]), *columns[1:])
 
 
 def _best_fit(lengths: Ints, size: int, rng: np.random.Generator) -> Ints:
@@ -115,6 +115,8 @@ def _filled(columns: Ints, size: int, frame: int, shortest: int) -> Ints:
     num_rows = int(row.max(initial=-1)) + 1
     held = np.bincount(row, length + frame, num_rows).astype(np.int64)
     wanted = -(-int(held.sum()) // int(FULL * size))
+    if num_rows <= wanted:
+        return columns
     by_row = np.argsort(row, kind="stable")
     edges = np.searchsorted(row[by_row], np.arange(num_rows + 1))
     emptiest_first = np.argsort(held, kind="stable")

@@ -150,6 +150,11 @@ class TextData(TokenizedText):
         """Return a hash of each split that was read."""
         return {split: table.fingerprint for split, table in self._tables.items()}
 
+    def cuts(self) -> dict[str, Any]:
+        """Return what else decides which rows a micro-batch holds."""
+        names = "max_length", "val_fraction", "max_train_samples", "split_seed"
+        return {f"data.{name}": getattr(self, name) for name in names}
+
     def describe(self, split: Split, rows: Sequence[int]) -> Mapping[str, Sequence[Any]]:
         """Return id, beginning and number of tokens, before truncation, of some texts."""
         table, columns = self.table(split).take(rows), self.load(split).columns

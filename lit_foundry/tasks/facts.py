@@ -86,7 +86,7 @@ def check_resumed(path: Path, saved: Mapping[str, Any], data: Any) -> None:
             f"{_tokenizer_of(path)}; to begin anew, leave out --resume."
         )
     old, new = saved.get("labels"), getattr(data, "labels", None)
-    if old and list(old) != new:
+    if old and new is not None and list(old) != list(new):
         raise CheckpointError(
             f"{path} was trained with the classes {old}, and the data have {new} now: restore "
             "them, or leave out --resume to begin anew."

@@ -135,8 +135,10 @@ class LanguageModel(Task):
             layers = self.backbone.blocks()[1:]
             decoder = self.head.decoder_weight(self.backbone)
             body = sum(p.numel() for layer in layers for p in layer.parameters() if p.ndim > 1)
+            if config.model_type == "albert":  # which applies one layer many times
+                body *= config.num_hidden_layers // len(layers)
             self._weights = (
-                body * config.num_hidden_layers // len(layers),  # ALBERT has one for all
+                body,
                 sum(p.numel() for p in {*self.head.parameters(), decoder} if p.ndim > 1),
             )
         body, head = self._weights

@@ -87,16 +87,17 @@ class MaskedLM(LanguageModel):
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if train else 0
         keys = sample_keys(seed, self.current_epoch if train else 0, batch["index"])
         masking = self.masking if train else EVALUATION
+        special, continues = self.special.to(ids.device), self.continues.to(ids.device)
         return mask_tokens(
             ids,
-            maskable=batch["attention_mask"] & ~self.special[ids],
-            starts=~self.continues[ids],
+            maskable=batch["attention_mask"] & ~special[ids],
+            starts=~continues[ids],
             keys=keys,
             masking=masking,
             prob=masking.prob_at(self.run_progress),
             room=masking.room(ids.shape[1]),
             mask_id=self._mask_id or 0,
-            vocab_size=len(self.special),
+            vocab_size=len(special),
         )
 
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
