@@ -247,7 +247,8 @@ def leave_finished_epoch(trainer: Any) -> None:
     loop = trainer.fit_loop
     epochs = loop.epoch_progress.current
     if loop.restarting and epochs.ready == epochs.started == epochs.processed:
-        _Loop.restarting.fset(loop, False)  # the loop's own setter leaves it, if max_steps is set
+        # The loop's own setter leaves it as it is, if max_steps is set.
+        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
 
 
 def position(trainer: Any) -> tuple[int, int]:
