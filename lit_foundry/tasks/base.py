@@ -299,7 +299,6 @@ class Task(Recorded, LightningModule, ABC):
         """
         ours = checkpoint.get("lit_foundry", {})
         if self._trainer and self.trainer.training:
-            data = getattr(self.trainer, "datamodule", None)
-            check_resumed(Path(str(self.trainer.ckpt_path)), ours.get("data_state") or {}, data)
+            check_resumed(self.trainer, ours.get("data_state") or {})
         saved = ours.get("train_metrics", {})
         restore_metrics(self.train_metrics, saved if self.global_rank == 0 else {}, self.device)

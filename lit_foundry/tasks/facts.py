@@ -71,18 +71,18 @@ def check_tokenizer(path: Path, data: Any) -> None:
     )
 
 
-def check_resumed(path: Path, saved: Mapping[str, Any], data: Any) -> None:
+def check_resumed(trainer: Any, saved: Mapping[str, Any]) -> None:
     """Raise CheckpointError if a run would go on with other tokens or classes than it began with.
 
     Args:
-        path: Checkpoint that the run is resumed from.
+        trainer: Resumes from a checkpoint.
         saved: State of the data that it holds.
-        data: What is trained on now.
     """
+    path, data = Path(str(trainer.ckpt_path)), getattr(trainer, "datamodule", None)
     if not _same_tokens(saved.get("tokenizer", {}).get("tokenizer.json"), data):
         raise CheckpointError(
             f"{path} was trained with another tokenizer than the data have now, such as one of "
-            f"texts that have changed: to go on with them, set data.tokenizer to "
+            "texts that have changed: to go on with them, set data.tokenizer to "
             f"{_tokenizer_of(path)}; to begin anew, leave out --resume."
         )
     old, new = saved.get("labels"), getattr(data, "labels", None)
