@@ -333,6 +333,25 @@ def test_next_tokens_stay_within_a_document() -> None:
     assert next_tokens(batch).tolist() == [[6, 7, 8, 9, -100, -100]]
 
 
+@pytest.mark.parametrize("val_from", ["documents", "end"])
+@pytest.mark.parametrize("packing", ["isolated", "concatenated"])
+def test_each_text_ends_once_however_it_is_cut(packing: str, val_from: str, tmp_path: Path) -> None:
+    data = corpus(tmp_path, packing=packing, val_from=val_from, val_fraction=0.5, max_length=16)
+    end, found, untold = data.tokenizer.sep_token_id, {}, 0
+    for split in ("train", "val"):
+        rows: Any = data.load(split)  # type: ignore[arg-type]
+        batch = rows[range(len(rows))]
+        assert (batch["input_ids"][batch["cut"]] == end).all()
+        found[split] = int((next_tokens(batch) == end).sum())
+        if packing == "isolated":
+            assert batch["cut"].any()
+        else:  # nothing predicts the first token of a row, and training leaves out a rest
+            untold += len(rows) + 1
+    texts = len(data.tokens("train"))
+    assert texts - untold <= found["train"] + found["val"] <= texts
+    assert val_from == "documents" or not found["train"]
+
+
 def saved(kind: str, folder: Path, data: Corpus) -> Any:
     """Save a random network of transformers, and return it."""
     import transformers as hf
@@ -472,9 +491,12 @@ def test_a_tokenizer_without_mask_is_refused(tmp_path: Path) -> None:
         trainer(tmp_path, max_steps=1).fit(masked_lm(data), without)
 
 
+@pytest.mark.parametrize("max_length", [16, 32])
 @pytest.mark.parametrize("packing", ["isolated", "concatenated"])
-def test_bits_per_byte_counts_predictions_and_bytes(packing: str, tmp_path: Path) -> None:
-    data = corpus(tmp_path, packing=packing)
+def test_bits_per_byte_counts_predictions_and_bytes(
+    packing: str, max_length: int, tmp_path: Path
+) -> None:
+    data = corpus(tmp_path, packing=packing, max_length=max_length)
     rows: Any = data.load("val")
     batches = [next_tokens(rows[[row]]) for row in range(len(rows))]
     predicted = sum(int((target != IGNORED).sum()) for target in batches)
@@ -482,7 +504,7 @@ def test_bits_per_byte_counts_predictions_and_bytes(packing: str, tmp_path: Path
     # The first token of a row, which nothing predicts, is not free.
     predicted += len(rows) if packing == "concatenated" else 0
     assert data.tokens_per_byte("val") == pytest.approx(predicted / num_bytes)
-    ended = corpus(tmp_path, packing=packing)
+    ended = corpus(tmp_path, packing=packing, max_length=max_length)
     ended.__dict__["frame"] = [], [data.tokenizer.sep_token_id]  # as GPT-2, which begins no text
     rows = ended.load("val")
     batches = [next_tokens(rows[[row]]) for row in range(len(rows))]

@@ -17,4 +17,5 @@ class TextBatch(TypedDict):
     token_type_ids: NotRequired[Tensor]  # (B, T) int64, 1 in the second text of a pair
     document: NotRequired[Tensor]  # (B, T) int64, which one of the row, from 1; 0 at padding
     position_ids: NotRequired[Tensor]  # (B, T) int64, place in the document
+    cut: NotRequired[Tensor]  # (B, T) bool, True at an end token where a document goes on
     label: NotRequired[Tensor]  # (B,) int64

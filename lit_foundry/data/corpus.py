@@ -188,14 +188,17 @@ class Corpus(TokenizedText):
         size, train = self.max_length, split == "train"
         # Whatever the seed of a run, evaluation has the same rows, and so the same masks.
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if train else 0
+        whole = lengths == tokens.lengths[documents] - offsets  # with their end in the split
         rows: Pieces | Stream
         if self.packing == "isolated":
             rows = pieces = pack(lengths, size, len(before + after), philox(seed, 0))
-            frames = len(pieces.length) * (max(len(before) - 1, 0) + len(after))
+            last = pieces.start + pieces.length == lengths[pieces.document]
+            ends = int((last & whole[pieces.document]).sum())
+            frames = len(pieces.length) * max(len(before) - 1, 0)
         else:
-            frame = len(before), len(after)
-            rows = Stream(lengths, size, frame, seed if train else None)
-            frames = len(lengths) * sum(frame)
+            rows = Stream(lengths, size, (len(before), len(after)), seed if train else None)
+            ends, frames = int(whole.sum()), len(lengths) * len(before)
+        frames += ends * len(after)  # of those that end a document
         # Where only the ends of documents are of the split, so is that share of their bytes. A
         # first token that nothing comes before is not free: it counts as the mean of the others.
         num_bytes = tokens.num_bytes[documents].sum() * total / tokens.lengths[documents].sum()

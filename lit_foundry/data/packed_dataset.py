@@ -17,6 +17,10 @@ from lit_foundry.data.packing import Pieces, Stream
 class DocumentTokens(Protocol):
     """Token ids of documents, without special tokens."""
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each document."""
+
     def ids(self, document: int, start: int = 0, stop: int | None = None) -> NDArray[np.integer]:
         """Return the ids of a document, or of a part of it."""
 
@@ -45,6 +49,7 @@ class PackedDataset(torch.utils.data.Dataset[TextBatch]):
         size: int,
     ) -> None:
         self.tokens, self.documents, self.offsets, self.rows = tokens, documents, offsets, rows
+        self.ends = tokens.lengths[documents] - offsets  # of documents, from the split's part on
         self.frame, self.pad_id, self.size = frame, pad_id, size
         self.lengths = np.full(len(rows), size)
 
@@ -56,10 +61,13 @@ class PackedDataset(torch.utils.data.Dataset[TextBatch]):
         shape = len(rows), self.size
         ids = np.full(shape, self.pad_id, np.int64)
         document, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        cut = np.zeros(shape, bool)
         for i, number in enumerate(rows):
             at = 0
-            for place, piece in enumerate(self._pieces(*divmod(number, len(self.rows))), 1):
+            pieces = self._pieces(*divmod(number, len(self.rows)))
+            for place, (piece, false_end) in enumerate(pieces, 1):
                 end = at + len(piece)
+                cut[i, end - false_end : end] = True
                 ids[i, at:end] = piece
                 document[i, at:end] = place
                 positions[i, at:end] = np.arange(len(piece))
@@ -68,29 +76,31 @@ class PackedDataset(torch.utils.data.Dataset[TextBatch]):
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(document > 0),
             "index": torch.tensor(rows) % len(self.rows),
+            "cut": torch.from_numpy(cut),
         }
         if isinstance(self.rows, Pieces):
             batch["document"] = torch.from_numpy(document)
             batch["position_ids"] = torch.from_numpy(positions)
         return batch
 
-    def _pieces(self, epoch: int, row: int) -> list[NDArray[np.integer]]:
-        """Return the framed ids of what a row holds."""
+    def _pieces(self, epoch: int, row: int) -> list[tuple[NDArray[np.integer], int]]:
+        """Return the framed ids of what a row holds, and how many at the end no text ends with."""
         before, after = self.frame
+        parts = []
         if isinstance(self.rows, Pieces):
             held = slice(self.rows.edges[row], self.rows.edges[row + 1])
             columns = self.rows.document[held], self.rows.start[held], self.rows.length[held]
-            return [
-                np.concatenate([before, self._ids(document, start, start + length), after])
-                for document, start, length in zip(*(c.tolist() for c in columns), strict=True)
-            ]
-        parts = []
+            for document, start, length in zip(*(c.tolist() for c in columns), strict=True):
+                stop = start + length
+                ids = np.concatenate([before, self._ids(document, start, stop), after])
+                parts.append((ids, len(after) * bool(stop < self.ends[document])))
+            return parts
         for document, first, last in self.rows.parts(epoch, row):
             length = int(self.rows.lengths[document]) - len(before) - len(after)
             start, stop = (min(max(i - len(before), 0), length) for i in (first, last))
-            tail = (max(i - len(before) - length, 0) for i in (first, last))
-            ids = self._ids(document, start, stop)
-            parts.append(np.concatenate([before[first:last], ids, after[slice(*tail)]]))
+            tail = after[slice(*(max(i - len(before) - length, 0) for i in (first, last)))]
+            ids = np.concatenate([before[first:last], self._ids(document, start, stop), tail])
+            parts.append((ids, len(tail) * bool(length < self.ends[document])))
         return parts
 
     def _ids(self, document: int, start: int, stop: int) -> NDArray[np.integer]:

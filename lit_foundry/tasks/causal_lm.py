@@ -127,8 +127,13 @@ class CausalLM(LanguageModel):
 
 
 def next_tokens(batch: Mapping[str, Any]) -> Tensor:
-    """Return the token that follows each one in its document, -100 where none does; (B, T)."""
+    """Return the token that follows each one in its document, -100 where none does; (B, T).
+
+    An end token where the document goes on, cut to fit a row, is not one to learn.
+    """
     ids = batch["input_ids"]
     owner = batch.get("document", batch["attention_mask"].long())
     follows = (owner[:, 1:] == owner[:, :-1]) & (owner[:, 1:] > 0)
+    if "cut" in batch:
+        follows &= ~batch["cut"][:, 1:]
     return F.pad(ids[:, 1:].where(follows, IGNORED), (0, 1), value=IGNORED)
