@@ -45,7 +45,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 def measured_flops(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
     """Return the operations per second of the fastest of ten products of square matrices."""
     size = size or (1024 if device.type == "cpu" else 8192)
-    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    # Of ones, products are faster than any that training has: a GPU draws less power then.
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
 
     def seconds() -> float:

@@ -8,10 +8,34 @@ from lit_foundry.nn import losses
 from lit_foundry.nn.losses import linear_cross_entropy
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gpu_scores_as_a_cpu(bias: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(losses.CHUNK_BYTES, "cuda", 4 * 50 * 7)
+    torch.manual_seed(0)
+    drawn = torch.randn(37, 16), torch.randn(50, 16), torch.randn(50)
+    target = torch.randint(50, (37,))
+    target[[0, 5, 36]] = -100
+    found = []
+    for device in ("cpu", "cuda"):
+        parts = [x.to(device).detach().requires_grad_() for x in drawn]
+        hidden, weight, b = parts
+        total, preds = linear_cross_entropy(
+            hidden, weight, b if bias else None, target.to(device), compiled
+        )
+        total.backward()
+        grads = [x.grad.cpu() for x in parts if x.grad is not None]
+        assert len(grads) == 2 + bias
+        found.append([total.detach().cpu(), preds.cpu(), *grads])
+    for cpu, gpu in zip(*found, strict=True):
+        assert torch.allclose(cpu, gpu, atol=1e-4)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 7, 100])
 def test_chunks_equal_the_whole(bias: bool, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "CHUNK_BYTES", 4 * 50 * rows)
+    monkeypatch.setitem(losses.CHUNK_BYTES, "cpu", 4 * 50 * rows)
     torch.manual_seed(0)
     hidden, weight, b = torch.randn(37, 16), torch.randn(50, 16), torch.randn(50)
     target = torch.randint(50, (37,))
@@ -32,7 +56,7 @@ def test_chunks_equal_the_whole(bias: bool, rows: int, monkeypatch: pytest.Monke
 
 
 def test_all_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "CHUNK_BYTES", 4 * 5000 * 8)
+    monkeypatch.setitem(losses.CHUNK_BYTES, "cpu", 4 * 5000 * 8)
     largest = 0
     linear = F.linear
 

@@ -1,13 +1,15 @@
 """Packed documents are encoded as if they were alone, and heads are those of transformers."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lit_foundry.nn import TextDecoder, TextEncoder
+from lit_foundry.nn import TextDecoder, TextEncoder, varlen
 from lit_foundry.nn.language_model import language_model
 from lit_foundry.nn.packed import DECODERS, ENCODERS
 from tests.test_language_model import logits_of
@@ -102,6 +104,79 @@ def test_packed_equals_separate(kind: str, attention: str) -> None:
         assert torch.allclose(together[batch["document"][0] == number], alone, atol=1e-5)
     del batch["document"]
     assert not torch.allclose(backbone.encode(batch).tokens[0], together, atol=1e-3)
+
+
+def per_document(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    begins: Tensor,
+    *rest: Any,
+    scale: float,
+    window_size: tuple[int, int],
+) -> Tensor:
+    """Attend as the kernel of a GPU does: queries (tokens, heads, width), document by document."""
+    left, right = window_size
+    found = []
+    for start, end in itertools.pairwise(begins.tolist()):
+        q, k, v = (x[start:end].transpose(0, 1) for x in (query, key, value))
+        behind = torch.arange(end - start)[:, None] - torch.arange(end - start)
+        mask = ((behind <= left) | (left < 0)) & ((-behind <= right) | (right < 0))
+        found.append(F.scaled_dot_product_attention(q, k, v, mask, scale=scale).transpose(0, 1))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("kind", ISOLATED)
+@torch.no_grad()
+def test_packed_equals_separate_by_offsets(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = build(kind, dropout=0.0)
+    batch, _ = packed(backbone.pad_id or 0)
+    rows = {name: torch.cat([field, field.flip(0)]) for name, field in batch.items()}
+    rows["document"][1] = rows["document"][1].where(rows["document"][1] != 4, 0)
+    want = backbone.encode(rows).tokens
+    monkeypatch.setattr(varlen, "is_offered", lambda *_: True)
+    monkeypatch.setattr(varlen, "varlen_attn", per_document)
+    assert torch.equal(backbone.encode(rows).tokens, want)  # not asked for yet
+    backbone.pack()
+    real = rows["document"] > 0
+    assert torch.allclose(backbone.encode(rows).tokens[real], want[real], atol=1e-5)
+    monkeypatch.setattr(varlen, "varlen_attn", None)
+    with pytest.raises(TypeError):
+        backbone.encode(rows)
+    del rows["document"]
+    backbone.encode(rows)  # one text to a row needs no offsets
+
+
+@pytest.mark.parametrize("options", [{"attention": "sdpa"}, {"dropout": 0.1}])
+def test_offsets_are_not_used_unless_they_serve(options: dict[str, Any]) -> None:
+    backbone = build("bert", **options)
+    backbone.pack()
+    assert backbone.encoder.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ISOLATED)
+def test_the_kernel_of_a_gpu_is_as_near_as_a_mask(kind: str) -> None:
+    """Both in bfloat16, the values and the gradients, held against a mask in float32."""
+    backbone = build(kind, dropout=0.0).cuda()
+    batch = {name: field.cuda() for name, field in packed(backbone.pad_id or 0)[0].items()}
+    real = batch["document"] > 0
+    weight = backbone.encoder.get_input_embeddings().weight
+
+    def found(half: bool) -> tuple[Tensor, Tensor]:
+        weight.grad = None
+        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+            tokens = backbone.encode(batch).tokens[real].float()
+        (tokens * torch.linspace(-1, 1, tokens.shape[-1], device="cuda")).sum().backward()
+        return tokens.detach(), weight.grad
+
+    exact, masked = found(False), found(True)
+    backbone.pack()
+    assert backbone.encoder.config._attn_implementation == varlen.NAME
+    by_offsets = found(True)
+    for want, mask, offset in zip(exact, masked, by_offsets, strict=True):
+        assert (offset - want).norm() < 1.5 * (mask - want).norm() < 0.1 * want.norm()
+    assert not torch.equal(masked[0], by_offsets[0])
 
 
 @pytest.mark.parametrize("kind", ISOLATED)

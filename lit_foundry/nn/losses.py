@@ -3,6 +3,7 @@
 Shapes: N predictions, E width of the last layer, V vocabulary.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,7 +13,47 @@ from torch.autograd.function import once_differentiable
 
 from lit_foundry.nn.masking import IGNORED
 
-CHUNK_BYTES = 2**25  # of the float32 logits of a chunk: large enough for the matrix kernels
+# Of the float32 logits of a chunk, by device: large enough for its matrix kernels.
+CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}
+
+
+def _scored(
+    logits: Tensor, bias: Tensor | None, goal: Tensor, gradient: torch.dtype | None
+) -> tuple[Tensor, Tensor, Any, Any]:
+    """Score the logits of a chunk, which are lost.
+
+    Returns:
+        Loss, most probable ids, and the gradients of bias and logits, the latter in the type that
+        is asked for, if any.
+    """
+    logits = logits.float()
+    if bias is not None:
+        logits += bias
+    highest, preds = logits.max(-1)
+    valid, index = (goal != IGNORED)[:, None], goal.clamp(min=0)[:, None]
+    logits -= highest[:, None]
+    score = logits.gather(1, index)
+    norm = logits.exp_().sum(-1, keepdim=True)
+    loss = torch.where(valid, norm.log() - score, 0.0).sum()
+    if gradient is None:
+        return loss, preds, None, None
+    logits *= valid / norm  # probabilities, in their place, minus the target
+    if torch.compiler.is_compiling():  # one pass for all
+        ids = torch.arange(logits.shape[1], device=logits.device)
+        logits = logits - ((ids == index) & valid).float()
+    else:
+        logits.scatter_add_(1, index, -valid.float())
+    by_id = None if bias is None else logits.sum(0)
+    return loss, preds, by_id, logits.to(gradient)
+
+
+@cache
+def _compiled() -> Any:
+    """Return :func:`_scored` with fewer passes over the logits.
+
+    On a CPU, where matrix products take most of the time, it gains nothing.
+    """
+    return torch.compile(_scored, dynamic=True)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -20,7 +61,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        compiled: bool,
     ) -> tuple[Tensor, Tensor]:
         wanted = ctx.needs_input_grad
         if torch.is_autocast_enabled(hidden.device.type):
@@ -28,32 +74,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden, small = hidden.to(dtype), weight.to(dtype)
         else:
             small = weight.to(hidden.dtype)
+        score = _compiled() if compiled and hidden.is_cuda else _scored
         total = torch.zeros((), device=hidden.device)
         preds = torch.empty_like(target)
         grad_hidden = torch.empty_like(hidden) if wanted[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None else None
-        rows = max(1, CHUNK_BYTES // (4 * len(weight)))
+        grad_bias = (
+            None if bias is None or not wanted[2] else torch.zeros_like(bias, dtype=torch.float32)
+        )
+        rows = max(1, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cpu"]) // (4 * len(weight)))
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            goal = target[part]
-            logits = F.linear(hidden[part], small).float()
-            if bias is not None:
-                logits += bias
-            highest, preds[part] = logits.max(-1)
-            valid, index = (goal != IGNORED)[:, None], goal.clamp(min=0)[:, None]
-            logits -= highest[:, None]
-            score = logits.gather(1, index)
-            norm = logits.exp_().sum(-1, keepdim=True)
-            total += torch.where(valid, norm.log() - score, 0.0).sum()
-            if not any(wanted):
-                continue
-            # The gradient of the logits, in their place: probabilities minus the target.
-            logits *= valid / norm
-            logits.scatter_add_(1, index, -valid.float())
+            logits = F.linear(hidden[part], small)
+            gradient = small.dtype if any(wanted) else None
+            loss, preds[part], by_id, grad = score(logits, bias, target[part], gradient)
+            total += loss
             if grad_bias is not None:
-                grad_bias += logits.sum(0)
-            grad = logits.to(small.dtype)
+                grad_bias += by_id
             if grad_hidden is not None:
                 torch.mm(grad, small, out=grad_hidden[part])
             if grad_weight is not None:
@@ -71,11 +108,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if ctx.grads is None:
             raise RuntimeError("linear_cross_entropy keeps its gradients for one backward pass.")
         grads, ctx.grads = ctx.grads, None
-        return (*(None if grad is None else grad.mul_(outputs[0]) for grad in grads), None)
+        return *(None if grad is None else grad.mul_(outputs[0]) for grad in grads), None, None
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Sum the cross-entropy of a linear layer's logits, which are never held at once.
 
@@ -87,6 +128,7 @@ def linear_cross_entropy(
         weight: Shape (V, E).
         bias: Shape (V,), if any.
         target: Ids, shape (N,); -100 is left out.
+        compiled: Compile what a GPU does with the logits: a few seconds more at the start.
 
     Returns:
         The sum, a float32 scalar, and the most probable ids, shape (N,).
@@ -94,5 +136,5 @@ def linear_cross_entropy(
     if not torch.is_grad_enabled():  # of which a function of its own is not told
         hidden, weight = hidden.detach(), weight.detach()
         bias = None if bias is None else bias.detach()
-    total, preds = _LinearCrossEntropy.apply(hidden, weight, bias, target)
+    total, preds = _LinearCrossEntropy.apply(hidden, weight, bias, target, compiled)
     return total, preds

@@ -27,7 +27,9 @@ def check_isolation(config: Any) -> None:
         )
 
 
-def isolated(config: Any, document: Tensor, dtype: torch.dtype) -> Any:
+def isolated(
+    config: Any, document: Tensor, dtype: torch.dtype, offsets: Tensor | None = None
+) -> Any:
     """Return the attention mask that a model of ``transformers`` takes as it is.
 
     Padding attends to padding, which is left out of everything: so no row of the mask is empty.
@@ -36,11 +38,18 @@ def isolated(config: Any, document: Tensor, dtype: torch.dtype) -> Any:
         config: Config of the model, with its attention implementation.
         document: Number of each token's document in its row, 0 at padding, shape (B, T).
         dtype: Of the attention scores.
+        offsets: Where documents begin, from :func:`lit_foundry.nn.varlen.offsets`, if the model is
+            to attend by these; shape (N + 1,).
 
     Returns:
         Shape (B, 1, T, T): True where a token attends to another, or what is added to the scores;
-        for ModernBERT and Qwen a dictionary of two, by kind of layer.
+        or the offsets, shape (1, 1, 1, N + 1). For ModernBERT and Qwen a dictionary of two, by kind
+        of layer.
     """
+    if offsets is not None:  # layers know their windows, and masks of four dimensions pass as given
+        mask = offsets[None, None, None]
+        kinds = ("full_attention", "sliding_attention")
+        return dict.fromkeys(kinds, mask) if config.model_type in _BY_LAYER else mask
     same = document[:, None, :, None] == document[:, None, None, :]
     # Documents are contiguous: the distance within one is that in the row.
     place = torch.arange(document.shape[1], device=document.device)
@@ -48,7 +57,7 @@ def isolated(config: Any, document: Tensor, dtype: torch.dtype) -> Any:
     if _is_causal(config):
         same = same & (behind >= 0)
 
-    def mask(allowed: Tensor) -> Tensor:
+    def scored(allowed: Tensor) -> Tensor:
         if config._attn_implementation != "eager":
             return allowed
         least = torch.finfo(dtype).min
@@ -57,8 +66,8 @@ def isolated(config: Any, document: Tensor, dtype: torch.dtype) -> Any:
     reach = _reach(config)
     near = same if reach is None else same & (behind.abs() <= reach)
     if config.model_type in _BY_LAYER:
-        return {"full_attention": mask(same), "sliding_attention": mask(near)}
-    return mask(near)
+        return {"full_attention": scored(same), "sliding_attention": scored(near)}
+    return scored(near)
 
 
 def attended(config: Any, size: int) -> list[int]:

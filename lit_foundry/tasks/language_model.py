@@ -63,13 +63,16 @@ class LanguageModel(Task):
     def setup(self, stage: str) -> None:
         """Learn from the data which tokens are special, and which continue a word."""
         super().setup(stage)
-        vocabulary = getattr(getattr(self.trainer, "datamodule", None), "vocabulary", None)
+        device = self.trainer.strategy.root_device
+        data = getattr(self.trainer, "datamodule", None)
+        if device.type == "cuda" and getattr(data, "packing", None) == "isolated":
+            self.backbone.pack()
+        vocabulary = getattr(data, "vocabulary", None)
         if vocabulary is not None:
-            device = self.trainer.strategy.root_device
             self.special = torch.from_numpy(vocabulary.special).to(device)
             self.continues = torch.from_numpy(vocabulary.continues).to(device)
         if self.compiled and stage == "fit":
-            if self.trainer.strategy.root_device.type == "cpu":
+            if device.type == "cpu":
                 _check_compiler()
             self.backbone.compile()
 
@@ -116,7 +119,7 @@ class LanguageModel(Task):
         """
         weight = self.head.decoder_weight(self.backbone)
         total, preds = linear_cross_entropy(
-            self.head.transform(tokens), weight, self.head.bias, target
+            self.head.transform(tokens), weight, self.head.bias, target, self.compiled
         )
         count = (target != IGNORED).sum()
         return total / count.clamp(min=1), count, preds
