@@ -2,7 +2,7 @@
 
 usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_tokens N] [--steps N]
        python scripts/benchmark.py mlm --imdb DIR [--model bert-base] [--length N] [--steps N]
-           [--precision bf16-mixed]
+           [--precision bf16-mixed] [--compile] [--workers N]
        python scripts/benchmark.py overhead [--steps N]
        python scripts/benchmark.py startup
        each with --rounds N, --json FILE to keep the figures, and --turns 1 3 to run only some of
@@ -15,7 +15,8 @@ usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_toke
   mlm       masked language modelling of packed reviews, from scratch: training tokens per second of
             lit_foundry, with and without what makes it fast, and of the transformers Trainer with
             its masking collator, on rows of concatenated reviews as its scripts make them, and on
-            padded reviews; after three steps to warm up
+            padded reviews; after three steps to warm up. With --compile, all networks are compiled;
+            mfu is the share of the rate of matrix products that is measured after the run
   overhead  milliseconds per step beyond a plain PyTorch loop, on an average of word vectors
   startup   seconds from the start of `fit` on the demo to its first step, beyond imports
 
@@ -305,7 +306,7 @@ def shown(figures: Figures) -> str:
 
 def text(name: str, value: float) -> str:
     """Write a figure as its kind asks for."""
-    if name in ("padding", "waiting for data"):
+    if name in ("padding", "waiting for data", "mfu"):
         return f"{value:.2%}"
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"
 
@@ -325,6 +326,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     precisions = "32-true", "bf16-mixed"
     parser.add_argument("--precision", choices=precisions, default=precisions[0])
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--turns", type=int, nargs="*", default=[])
     parser.add_argument("--rounds", type=int, default=3)
@@ -353,7 +356,7 @@ def main() -> None:
     for column in ("", *first, "lit_foundry / this", "lit_foundry - this"):
         table.add_column(column, justify="right" if column else "left")
     for contestant, figures in medians.items():
-        cells = [text(name, value) for name, value in figures.items()]
+        cells = [text(name, figures[name]) if name in figures else "" for name in first]
         ratio, more = first[key] / figures[key], first[key] - figures[key]
         table.add_row(contestant, *cells, f"{ratio:.2f}", text(key, more))
     Console(width=None if sys.stdout.isatty() else 150).print(table)

