@@ -72,6 +72,7 @@ class Watch:
     def install(self, task_class: Any) -> "Watch":
         """Watch the tasks of a class."""
         begin, first = task_class.on_train_start, task_class.on_train_batch_start
+        last = task_class.on_train_batch_end
 
         def on_train_start(task: Any) -> None:
             begin(task)
@@ -87,11 +88,15 @@ class Watch:
                 task_class.on_train_batch_start = first  # costs the other steps nothing
             first(task, *args)
 
-        def on_train_end(task: Any) -> None:
-            self.end = now()
+        def on_train_batch_end(task: Any, *args: Any) -> None:
+            last(task, *args)
+            steps = task.trainer.max_steps
+            if task.global_step == (self.epoch_steps if steps == -1 else steps):
+                self.end = now()  # before the run is saved
 
-        task_class.on_train_start, task_class.on_train_end = on_train_start, on_train_end
+        task_class.on_train_start = on_train_start
         task_class.on_train_batch_start = on_train_batch_start
+        task_class.on_train_batch_end = on_train_batch_end
         return self
 
 

@@ -345,6 +345,11 @@ def test_each_text_ends_once_however_it_is_cut(packing: str, val_from: str, tmp_
         found[split] = int((next_tokens(batch) == end).sum())
         if packing == "isolated":
             assert batch["cut"].any()
+            document, size = batch["document"], batch["document"].shape[1]
+            for row, begins in zip(document, batch["begins"], strict=True):
+                first = torch.ones(size, dtype=torch.bool)
+                first[1:] = row[1:] != row[:-1]
+                assert begins[begins < size].tolist() == first.nonzero().flatten().tolist()
         else:  # nothing predicts the first token of a row, and training leaves out a rest
             untold += len(rows) + 1
     texts = len(data.tokens("train"))

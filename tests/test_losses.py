@@ -32,9 +32,13 @@ def test_a_gpu_scores_as_a_cpu(bias: bool, compiled: bool, monkeypatch: pytest.M
         assert torch.allclose(cpu, gpu, atol=1e-4)
 
 
+@pytest.mark.parametrize("multiple", [1, 64])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 7, 100])
-def test_chunks_equal_the_whole(bias: bool, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_equal_the_whole(
+    bias: bool, rows: int, multiple: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(losses.MULTIPLE, "cpu", multiple)
     monkeypatch.setitem(losses.CHUNK_BYTES, "cpu", 4 * 50 * rows)
     torch.manual_seed(0)
     hidden, weight, b = torch.randn(37, 16), torch.randn(50, 16), torch.randn(50)

@@ -85,6 +85,7 @@ def packed(pad_id: int) -> tuple[dict[str, Tensor], list[Tensor]]:
         "input_ids": torch.cat([*documents, filler])[None],
         "attention_mask": owner[None] > 0,
         "document": owner[None],
+        "begins": torch.tensor([[0, *itertools.accumulate(LENGTHS), 64]]),
         "position_ids": positions[None] * (owner[None] > 0),
     }
     return batch, documents
@@ -131,8 +132,9 @@ def per_document(
 def test_packed_equals_separate_by_offsets(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = build(kind, dropout=0.0)
     batch, _ = packed(backbone.pad_id or 0)
-    rows = {name: torch.cat([field, field.flip(0)]) for name, field in batch.items()}
-    rows["document"][1] = rows["document"][1].where(rows["document"][1] != 4, 0)
+    rows = {name: torch.cat([field, field]) for name, field in batch.items()}
+    rows["document"][1] = rows["document"][1].where(rows["document"][1] != 4, 3)
+    rows["begins"][1, 3:] = torch.tensor([57, 64, 64])
     want = backbone.encode(rows).tokens
     monkeypatch.setattr(varlen, "is_offered", lambda *_: True)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", per_document)
@@ -143,7 +145,7 @@ def test_packed_equals_separate_by_offsets(kind: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", None)
     with pytest.raises(TypeError):
         backbone.encode(rows)
-    del rows["document"]
+    del rows["document"], rows["begins"]
     backbone.encode(rows)  # one text to a row needs no offsets
 
 
@@ -156,10 +158,15 @@ def test_offsets_are_not_used_unless_they_serve(options: dict[str, Any]) -> None
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ISOLATED)
-def test_the_kernel_of_a_gpu_is_as_near_as_a_mask(kind: str) -> None:
+def test_the_kernel_of_a_gpu_is_as_near_as_a_mask(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both in bfloat16, the values and the gradients, held against a mask in float32."""
     backbone = build(kind, dropout=0.0).cuda()
-    batch = {name: field.cuda() for name, field in packed(backbone.pad_id or 0)[0].items()}
+    one = packed(backbone.pad_id or 0)[0]
+    batch = {name: torch.cat([field, field]).cuda() for name, field in one.items()}
+    batch["document"][1, 37:57] = 3
+    batch["begins"][1, 3:] = torch.tensor([57, 64, 64])
     real = batch["document"] > 0
     weight = backbone.encoder.get_input_embeddings().weight
 
@@ -170,13 +177,23 @@ def test_the_kernel_of_a_gpu_is_as_near_as_a_mask(kind: str) -> None:
         (tokens * torch.linspace(-1, 1, tokens.shape[-1], device="cuda")).sum().backward()
         return tokens.detach(), weight.grad
 
+    from torch.nn.attention.varlen import varlen_attn
+
+    asked: list[Tensor] = []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        asked.append(args[3])
+        return varlen_attn(*args, **options)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", watched)
     exact, masked = found(False), found(True)
+    assert not asked
     backbone.pack()
     assert backbone.encoder.config._attn_implementation == varlen.NAME
     by_offsets = found(True)
     for want, mask, offset in zip(exact, masked, by_offsets, strict=True):
         assert (offset - want).norm() < 1.5 * (mask - want).norm() < 0.1 * want.norm()
-    assert not torch.equal(masked[0], by_offsets[0])
+    assert len(asked) == backbone.encoder.config.num_hidden_layers
 
 
 @pytest.mark.parametrize("kind", ISOLATED)

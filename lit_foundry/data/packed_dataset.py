@@ -61,9 +61,10 @@ class PackedDataset(torch.utils.data.Dataset[TextBatch]):
         shape = len(rows), self.size
         ids = np.full(shape, self.pad_id, np.int64)
         document, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        cut = np.zeros(shape, bool)
+        cut, begins = np.zeros(shape, bool), []
         for i, number in enumerate(rows):
             at = 0
+            begins.append([at])
             pieces = self._pieces(*divmod(number, len(self.rows)))
             for place, (piece, false_end) in enumerate(pieces, 1):
                 end = at + len(piece)
@@ -72,6 +73,7 @@ class PackedDataset(torch.utils.data.Dataset[TextBatch]):
                 document[i, at:end] = place
                 positions[i, at:end] = np.arange(len(piece))
                 at = end
+                begins[i].append(at)
         batch: TextBatch = {
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(document > 0),
@@ -80,6 +82,9 @@ class PackedDataset(torch.utils.data.Dataset[TextBatch]):
         }
         if isinstance(self.rows, Pieces):
             batch["document"] = torch.from_numpy(document)
+            most = max(map(len, begins))
+            table = [places + [self.size] * (most - len(places)) for places in begins]
+            batch["begins"] = torch.tensor(table)
             batch["position_ids"] = torch.from_numpy(positions)
         return batch
 

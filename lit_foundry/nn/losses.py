@@ -15,6 +15,8 @@ from lit_foundry.nn.masking import IGNORED
 
 # Of the float32 logits of a chunk, by device: large enough for its matrix kernels.
 CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}
+# Ids that the fast kernels of a device want a multiple of; made up with some that cannot be.
+MULTIPLE = {"cpu": 1, "cuda": 64}
 
 
 def _scored(
@@ -74,15 +76,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden, small = hidden.to(dtype), weight.to(dtype)
         else:
             small = weight.to(hidden.dtype)
+        kind, num_ids = hidden.device.type, len(weight)
+        if spare := -num_ids % MULTIPLE.get(kind, 1):
+            small = F.pad(small, (0, 0, 0, spare))
+            known = weight.new_zeros(num_ids) if bias is None else bias
+            bias = F.pad(known, (0, spare), value=-torch.inf)
         score = _compiled() if compiled and hidden.is_cuda else _scored
         total = torch.zeros((), device=hidden.device)
         preds = torch.empty_like(target)
         grad_hidden = torch.empty_like(hidden) if wanted[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
+        grad_weight = torch.zeros_like(small, dtype=torch.float32) if wanted[1] else None
         grad_bias = (
             None if bias is None or not wanted[2] else torch.zeros_like(bias, dtype=torch.float32)
         )
-        rows = max(1, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cpu"]) // (4 * len(weight)))
+        rows = max(1, CHUNK_BYTES.get(kind, CHUNK_BYTES["cpu"]) // (4 * len(small)))
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             logits = F.linear(hidden[part], small)
@@ -98,7 +105,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight.addmm_(grad.T, hidden[part])
                 else:
                     grad_weight += grad.T @ hidden[part]
-        ctx.grads = grad_hidden, grad_weight, grad_bias
+        by_id = (None if grad is None else grad[:num_ids] for grad in (grad_weight, grad_bias))
+        ctx.grads = grad_hidden, *by_id
         ctx.mark_non_differentiable(preds)
         return total, preds
 

@@ -134,10 +134,10 @@ class TextEncoder(Backbone):
         ids = batch["input_ids"]
         if (
             self._varlen
-            and "document" in batch
+            and "begins" in batch
             and varlen.is_offered(ids.device, self._score_dtype(ids.device))
         ):
-            batch = {**batch, "offsets": varlen.offsets(batch["document"])}
+            batch = {**batch, "offsets": varlen.offsets(batch["begins"], ids.shape[1])}
         return super().encode(batch)
 
     def _score_dtype(self, device: torch.device) -> torch.dtype:

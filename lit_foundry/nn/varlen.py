@@ -2,7 +2,7 @@
 
 It computes nothing between documents, and needs no mask.
 
-Shapes: B batch, T tokens, H heads, D width of a head, N documents.
+Shapes: B batch, T tokens, H heads, D width of a head, M documents of a row, N = B * M.
 """
 
 from typing import Any
@@ -44,16 +44,17 @@ def use(encoder: Any) -> bool:
     return True
 
 
-def offsets(document: Tensor) -> Tensor:
+def offsets(begins: Tensor, size: int) -> Tensor:
     """Return where each document of a batch begins, and the end, shape (N + 1,) int32.
 
-    Padding counts as a document of its own. Reading this waits for the device.
+    Documents may be empty.
 
     Args:
-        document: Number of each token's document in its row, 0 at padding, shape (B, T).
+        begins: First token of each document in its row, ``size`` where there is none, shape (B, M).
+        size: Tokens T of a row.
     """
-    begins = F.pad(document[:, 1:] != document[:, :-1], (1, 0), value=True)
-    found = F.pad(begins.flatten().nonzero().flatten(), (0, 1), value=document.numel()).int()
+    rows = torch.arange(len(begins), device=begins.device)[:, None] * size
+    found = F.pad((begins + rows).flatten(), (0, 1), value=len(begins) * size).int()
     torch._dynamo.maybe_mark_dynamic(found, 0)  # one graph for any number of documents
     return found
 
