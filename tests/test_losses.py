@@ -9,6 +9,7 @@ from lit_foundry.nn.losses import linear_cross_entropy
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, on itself
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_gpu_scores_as_a_cpu(bias: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def packed(pad_id: int) -> tuple[dict[str, Tensor], list[Tensor]]:
         "input_ids": torch.cat([*documents, filler])[None],
         "attention_mask": owner[None] > 0,
         "document": owner[None],
-        "begins": torch.tensor([[0, *itertools.accumulate(LENGTHS), 64]]),
+        "offsets": torch.tensor([0, *itertools.accumulate(LENGTHS), 64], dtype=torch.int32),
         "position_ids": positions[None] * (owner[None] > 0),
     }
     return batch, documents
@@ -127,14 +127,20 @@ def per_document(
     return torch.cat(found)
 
 
+def two_rows(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a row and another like it, whose last two documents are one."""
+    rows = {name: torch.cat([field, field]) for name, field in batch.items()}
+    rows["document"][1, 37:57] = 3
+    rows["offsets"] = torch.cat([batch["offsets"], torch.tensor([84, 101, 121, 128])]).int()
+    return rows
+
+
 @pytest.mark.parametrize("kind", ISOLATED)
 @torch.no_grad()
 def test_packed_equals_separate_by_offsets(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = build(kind, dropout=0.0)
     batch, _ = packed(backbone.pad_id or 0)
-    rows = {name: torch.cat([field, field]) for name, field in batch.items()}
-    rows["document"][1] = rows["document"][1].where(rows["document"][1] != 4, 3)
-    rows["begins"][1, 3:] = torch.tensor([57, 64, 64])
+    rows = two_rows(batch)
     want = backbone.encode(rows).tokens
     monkeypatch.setattr(varlen, "is_offered", lambda *_: True)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", per_document)
@@ -145,7 +151,7 @@ def test_packed_equals_separate_by_offsets(kind: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", None)
     with pytest.raises(TypeError):
         backbone.encode(rows)
-    del rows["document"], rows["begins"]
+    del rows["document"], rows["offsets"]
     backbone.encode(rows)  # one text to a row needs no offsets
 
 
@@ -164,9 +170,7 @@ def test_the_kernel_of_a_gpu_is_as_near_as_a_mask(
     """Both in bfloat16, the values and the gradients, held against a mask in float32."""
     backbone = build(kind, dropout=0.0).cuda()
     one = packed(backbone.pad_id or 0)[0]
-    batch = {name: torch.cat([field, field]).cuda() for name, field in one.items()}
-    batch["document"][1, 37:57] = 3
-    batch["begins"][1, 3:] = torch.tensor([57, 64, 64])
+    batch = {name: field.cuda() for name, field in two_rows(one).items()}
     real = batch["document"] > 0
     weight = backbone.encoder.get_input_embeddings().weight
 

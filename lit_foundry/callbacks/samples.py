@@ -32,7 +32,8 @@ class Samples(Callback):
     ) -> None:
         """Keep the beginning of the first batch."""
         if batch_idx == 0:
-            self._batch = {name: value[: self.count] for name, value in batch.items()}
+            rows = {k: v for k, v in batch.items() if len(v) == len(batch["index"])}
+            self._batch = {name: value[: self.count] for name, value in rows.items()}
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write what the network makes of them."""

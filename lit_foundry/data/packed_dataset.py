@@ -61,10 +61,9 @@ class PackedDataset(torch.utils.data.Dataset[TextBatch]):
         shape = len(rows), self.size
         ids = np.full(shape, self.pad_id, np.int64)
         document, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        cut, begins = np.zeros(shape, bool), []
+        cut, ends = np.zeros(shape, bool), [0]
         for i, number in enumerate(rows):
             at = 0
-            begins.append([at])
             pieces = self._pieces(*divmod(number, len(self.rows)))
             for place, (piece, false_end) in enumerate(pieces, 1):
                 end = at + len(piece)
@@ -73,7 +72,8 @@ class PackedDataset(torch.utils.data.Dataset[TextBatch]):
                 document[i, at:end] = place
                 positions[i, at:end] = np.arange(len(piece))
                 at = end
-                begins[i].append(at)
+                ends.append(i * self.size + at)
+            ends += [(i + 1) * self.size] * (at < self.size)  # of padding
         batch: TextBatch = {
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(document > 0),
@@ -82,9 +82,7 @@ class PackedDataset(torch.utils.data.Dataset[TextBatch]):
         }
         if isinstance(self.rows, Pieces):
             batch["document"] = torch.from_numpy(document)
-            most = max(map(len, begins))
-            table = [places + [self.size] * (most - len(places)) for places in begins]
-            batch["begins"] = torch.tensor(table)
+            batch["offsets"] = torch.tensor(ends, dtype=torch.int32)
             batch["position_ids"] = torch.from_numpy(positions)
         return batch
 

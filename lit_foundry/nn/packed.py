@@ -38,8 +38,8 @@ def isolated(
         config: Config of the model, with its attention implementation.
         document: Number of each token's document in its row, 0 at padding, shape (B, T).
         dtype: Of the attention scores.
-        offsets: Where documents begin, from :func:`lit_foundry.nn.varlen.offsets`, if the model is
-            to attend by these; shape (N + 1,).
+        offsets: Where documents and padding begin in the rows joined, and the end, if the model is
+            to attend by these (:mod:`lit_foundry.nn.varlen`); shape (N + 1,) int32.
 
     Returns:
         Shape (B, 1, T, T): True where a token attends to another, or what is added to the scores;

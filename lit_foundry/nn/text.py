@@ -109,8 +109,8 @@ class TextEncoder(Backbone):
         """Compute features of (B, T) ids; the boolean mask is True at real tokens.
 
         Of rows that hold several documents, ``document`` numbers these from 1, with 0 at padding:
-        then no token attends to another document. What :meth:`encode` adds, ``offsets``, says the
-        same to a faster kernel.
+        then no token attends to another document. A faster kernel, if it serves, takes ``offsets``
+        instead: where documents and padding begin in the rows joined, and the end, shape (N + 1,).
         """
         extra: dict[str, Any] = {"token_type_ids": token_type_ids} if self._has_segments else {}
         # Integers, as tokenizers yield them: some families of transformers compute 1 - mask.
@@ -131,13 +131,13 @@ class TextEncoder(Backbone):
 
     def encode(self, batch: Mapping[str, Any]) -> Features:
         """Compute features of a batch, reading the fields named by ``inputs``."""
-        ids = batch["input_ids"]
-        if (
-            self._varlen
-            and "begins" in batch
-            and varlen.is_offered(ids.device, self._score_dtype(ids.device))
-        ):
-            batch = {**batch, "offsets": varlen.offsets(batch["begins"], ids.shape[1])}
+        ids, offsets = batch["input_ids"], batch.get("offsets")
+        if offsets is None:
+            pass
+        elif self._varlen and varlen.is_offered(ids.device, self._score_dtype(ids.device)):
+            torch._dynamo.maybe_mark_dynamic(offsets, 0)  # one graph for any number of documents
+        else:
+            batch = {name: field for name, field in batch.items() if name != "offsets"}
         return super().encode(batch)
 
     def _score_dtype(self, device: torch.device) -> torch.dtype:

@@ -2,13 +2,12 @@
 
 It computes nothing between documents, and needs no mask.
 
-Shapes: B batch, T tokens, H heads, D width of a head, M documents of a row, N = B * M.
+Shapes: B batch, T tokens, H heads, D width of a head.
 """
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 NAME = "varlen"  # of the implementation, for transformers
@@ -21,7 +20,7 @@ def is_offered(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def use(encoder: Any) -> bool:
-    """Let a network of ``transformers`` attend by the kernel where it is given :func:`offsets`.
+    """Let a network of ``transformers`` attend by the kernel where a mask is of int32: offsets.
 
     With any other mask, and without one, it attends as with sdpa.
 
@@ -42,21 +41,6 @@ def use(encoder: Any) -> bool:
     AttentionMaskInterface.register(NAME, sdpa_mask)
     encoder.set_attn_implementation(NAME)
     return True
-
-
-def offsets(begins: Tensor, size: int) -> Tensor:
-    """Return where each document of a batch begins, and the end, shape (N + 1,) int32.
-
-    Documents may be empty.
-
-    Args:
-        begins: First token of each document in its row, ``size`` where there is none, shape (B, M).
-        size: Tokens T of a row.
-    """
-    rows = torch.arange(len(begins), device=begins.device)[:, None] * size
-    found = F.pad((begins + rows).flatten(), (0, 1), value=len(begins) * size).int()
-    torch._dynamo.maybe_mark_dynamic(found, 0)  # one graph for any number of documents
-    return found
 
 
 def _attend(
