@@ -9,7 +9,7 @@ TWO := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow lint types format constraints clean
+.PHONY: help setup demo test test-slow test-gpu lint types format constraints clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: $(STAMP) ## Run the fast tests.
 
 test-slow: $(STAMP) ## Run the tests that take minutes or several processes.
 	@$(BIN)/python -m pytest $(TWO) -m "slow and not gpu"
+
+test-gpu: $(STAMP) ## Run the tests that need a GPU.
+	@$(BIN)/python -m pytest -m gpu
 
 lint: $(STAMP) ## Check style and formatting.
 	@$(BIN)/python -m ruff check

@@ -1,6 +1,7 @@
 """The benchmark runs, and counts what it says."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -47,3 +48,12 @@ def test_pretraining_is_compared_on_rows_of_one_size(tmp_path: Path) -> None:
     assert [row["steps"] for row in found.values()] == [2, 2]
     assert found["Trainer, concatenated"]["tokens"] == 2 * 512
     assert 0.95 * 2 * 512 < found["lit_foundry"]["tokens"] <= 2 * 512
+
+
+@pytest.mark.slow
+def test_a_step_is_profiled() -> None:
+    words = ["--model", "bert-mini", "--rows", "2", "--length", "64"]
+    command = [sys.executable, "scripts/profile_mlm.py", *words]
+    found = subprocess.run(command, cwd=REPO, check=True, capture_output=True, text=True)
+    assert re.search(r"[\d.]+ ms a step, [\d,]+ tokens/s, [\d.]+ of [\d.]+ TFLOP/s", found.stdout)
+    assert "_LinearCrossEntropy" in found.stdout
