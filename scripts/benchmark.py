@@ -16,7 +16,7 @@ usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_toke
             lit_foundry, with and without what makes it fast, and of the transformers Trainer with
             its masking collator, on rows of concatenated reviews as its scripts make them, and on
             padded reviews; after three steps to warm up. With --compile, all networks are compiled;
-            mfu is the share of the rate of matrix products that is measured after the run
+            the rate of matrix products is measured after the run
   overhead  milliseconds per step beyond a plain PyTorch loop, on an average of word vectors
   startup   seconds from the start of `fit` on the demo to its first step, beyond imports
 
@@ -306,7 +306,7 @@ def shown(figures: Figures) -> str:
 
 def text(name: str, value: float) -> str:
     """Write a figure as its kind asks for."""
-    if name in ("padding", "waiting for data", "mfu"):
+    if name in ("padding", "waiting for data", "of matrix rate"):
         return f"{value:.2%}"
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"
 

@@ -60,9 +60,9 @@ def foundry(
     seconds = watch.end - watch.start
     figures = meter.figures(seconds, steps, SKIP) | gpu_memory()
     flops = watch.task.flops({"input_ids": torch.empty(rows, length)}) * steps / seconds
-    half = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
-    peak = measured_flops(torch.device("cuda" if torch.cuda.is_available() else "cpu"), half)
-    return {name: figures | {"mfu": flops / peak, "matrix TFLOP/s": peak / 1e12}}
+    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    peak = measured_flops(torch.device("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+    return {name: figures | {"of matrix rate": flops / peak, "matrix TFLOP/s": peak / 1e12}}
 
 
 def gpu_memory() -> Figures:

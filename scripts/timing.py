@@ -92,7 +92,7 @@ class Watch:
             last(task, *args)
             steps = task.trainer.max_steps
             if task.global_step == (self.epoch_steps if steps == -1 else steps):
-                self.end = now()  # before the run is saved
+                self.end = now()  # before the run is saved, which the Trainer is told not to be
 
         task_class.on_train_start = on_train_start
         task_class.on_train_batch_start = on_train_batch_start

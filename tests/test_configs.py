@@ -19,7 +19,9 @@ SMALL = [
     "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
+    "--trainer.check_val_every_n_epoch=1",
     "--data.max_length=32",
+    "--data.num_workers=0",
 ]
 # BERT-base itself comes from a hub: its architecture, smaller, and a tokenizer trained here.
 WITHOUT_HUB = """
@@ -43,9 +45,11 @@ NEEDS = {
     "bert_imdb": ["--config", WITHOUT_HUB % SMALL_BERT],
     "mlm_bert_base": ["--config", WITHOUT_HUB % SMALL_BERT, "--config", NO_WIKITEXT],
     "mlm_imdb_finetune": ["--config", FROM_SCRATCH],
+    "mlm_imdb_gpu_finetune": ["--config", FROM_SCRATCH],
 }
 # What pretrains reads any text.
-PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "shakespeare"}
+PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "mlm_imdb_gpu"}
+PRETRAINING |= {"shakespeare", "shakespeare_gpu"}
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +81,16 @@ def test_experiment_fits_and_tests(config: Path, imdb: Path, tmp_path: Path) -> 
     assert cli.trainer.callback_metrics["test/loss"].isfinite()
 
 
-def test_what_is_fine_tuned_is_what_was_pretrained() -> None:
-    found = [
-        yaml.safe_load((REPO / "configs" / f"{name}.yaml").read_text())["model"]["init_args"]
-        for name in ("mlm_imdb", "mlm_imdb_finetune")
-    ]
-    first, second = (args["backbone"]["init_args"]["config"] for args in found)
-    assert first == second
+@pytest.mark.parametrize("name", ["mlm_imdb", "mlm_imdb_gpu"])
+def test_what_is_fine_tuned_is_what_was_pretrained(name: str) -> None:
+    found = []
+    for file in (f"{name}.yaml", f"{name}_finetune.yaml"):
+        config = yaml.safe_load((REPO / "configs" / file).read_text())
+        backbone = config["model"]["init_args"]["backbone"]
+        if isinstance(backbone, str):
+            backbone = yaml.safe_load((REPO / "configs" / backbone).read_text())
+        found.append(backbone["init_args"]["config"])
+    assert found[0] == found[1]
 
 
 def test_debug_overlay_goes_twenty_steps_and_profiles(tiny: Path) -> None:

@@ -146,6 +146,7 @@ def test_packed_equals_separate_by_offsets(kind: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", per_document)
     assert torch.equal(backbone.encode(rows).tokens, want)  # not asked for yet
     backbone.pack()
+    backbone.pack()  # as each stage does
     real = rows["document"] > 0
     assert torch.allclose(backbone.encode(rows).tokens[real], want[real], atol=1e-5)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", None)
@@ -160,6 +161,24 @@ def test_offsets_are_not_used_unless_they_serve(options: dict[str, Any]) -> None
     backbone = build("bert", **options)
     backbone.pack()
     assert backbone.encoder.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "gpt2", "llama"])
+@torch.no_grad()
+def test_what_attends_by_offsets_is_exported_as_before(kind: str, tmp_path: Path) -> None:
+    backbone = build(kind, dropout=0.0)
+    head = backbone.language_head()
+    ids, mask = torch.randint(5, 100, (2, 20)), torch.ones(2, 20, dtype=torch.long)
+    mask[1, :5] = 0
+    found: list[Any] = []
+    for folder in (tmp_path / "before", tmp_path / "after"):
+        model = language_model(backbone, head)
+        model.save_pretrained(folder)
+        logits = model(input_ids=ids, attention_mask=mask).logits[mask > 0]
+        found.append((logits, (folder / "config.json").read_text()))
+        backbone.pack()
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-6)
+    assert found[0][1] == found[1][1]
 
 
 @pytest.mark.gpu

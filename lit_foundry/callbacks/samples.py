@@ -32,8 +32,8 @@ class Samples(Callback):
     ) -> None:
         """Keep the beginning of the first batch."""
         if batch_idx == 0:
-            rows = {k: v for k, v in batch.items() if len(v) == len(batch["index"])}
-            self._batch = {name: value[: self.count] for name, value in rows.items()}
+            rows = {name: field for name, field in batch.items() if name != "offsets"}
+            self._batch = {name: field[: self.count] for name, field in rows.items()}
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write what the network makes of them."""

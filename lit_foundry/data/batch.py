@@ -1,6 +1,6 @@
 """What a batch holds. A data module names one of these; a backbone reads fields of it.
 
-Shapes: B batch, T tokens, N documents.
+Shapes: B batch, T tokens, N documents and stretches of padding.
 """
 
 from typing import NotRequired, TypedDict
@@ -16,7 +16,7 @@ class TextBatch(TypedDict):
     index: Tensor  # (B,) int64, the sample's row in its split
     token_type_ids: NotRequired[Tensor]  # (B, T) int64, 1 in the second text of a pair
     document: NotRequired[Tensor]  # (B, T) int64, which one of the row, from 1; 0 at padding
-    offsets: NotRequired[Tensor]  # (N + 1,) int32, each one's begin, rows joined; and padding's
+    offsets: NotRequired[Tensor]  # (N + 1,) int32, where they begin in the rows joined, and the end
     position_ids: NotRequired[Tensor]  # (B, T) int64, place in the document
     cut: NotRequired[Tensor]  # (B, T) bool, True at an end token where a document goes on
     label: NotRequired[Tensor]  # (B,) int64

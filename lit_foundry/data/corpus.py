@@ -192,8 +192,7 @@ class Corpus(TokenizedText):
         rows: Pieces | Stream
         if self.packing == "isolated":
             rows = pieces = pack(lengths, size, len(before + after), philox(seed, 0))
-            last = pieces.start + pieces.length == lengths[pieces.document]
-            ends = int((last & whole[pieces.document]).sum())
+            ends = int((whole & (lengths > 0)).sum())
             frames = len(pieces.length) * max(len(before) - 1, 0)
         else:
             rows = Stream(lengths, size, (len(before), len(after)), seed if train else None)

@@ -87,7 +87,7 @@ class PackedDataset(torch.utils.data.Dataset[TextBatch]):
         return batch
 
     def _pieces(self, epoch: int, row: int) -> list[tuple[NDArray[np.integer], int]]:
-        """Return the framed ids of what a row holds, and how many at the end no text ends with."""
+        """Return the framed ids of what a row holds; and how many of the last end no document."""
         before, after = self.frame
         parts = []
         if isinstance(self.rows, Pieces):

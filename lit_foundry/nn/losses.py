@@ -79,20 +79,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         kind, num_ids = hidden.device.type, len(weight)
         if spare := -num_ids % MULTIPLE.get(kind, 1):
             small = F.pad(small, (0, 0, 0, spare))
-            known = weight.new_zeros(num_ids) if bias is None else bias
-            bias = F.pad(known, (0, spare), value=-torch.inf)
+            bias = None if bias is None else F.pad(bias, (0, spare))
         score = _compiled() if compiled and hidden.is_cuda else _scored
         total = torch.zeros((), device=hidden.device)
         preds = torch.empty_like(target)
         grad_hidden = torch.empty_like(hidden) if wanted[0] else None
         grad_weight = torch.zeros_like(small, dtype=torch.float32) if wanted[1] else None
-        grad_bias = (
-            None if bias is None or not wanted[2] else torch.zeros_like(bias, dtype=torch.float32)
-        )
+        grad_bias = torch.zeros(len(small), device=weight.device) if wanted[2] else None
         rows = max(1, CHUNK_BYTES.get(kind, CHUNK_BYTES["cpu"]) // (4 * len(small)))
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             logits = F.linear(hidden[part], small)
+            logits[:, num_ids:] = -torch.inf
             gradient = small.dtype if any(wanted) else None
             loss, preds[part], by_id, grad = score(logits, bias, target[part], gradient)
             total += loss
@@ -105,8 +103,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight.addmm_(grad.T, hidden[part])
                 else:
                     grad_weight += grad.T @ hidden[part]
-        by_id = (None if grad is None else grad[:num_ids] for grad in (grad_weight, grad_bias))
-        ctx.grads = grad_hidden, *by_id
+        own = (None if grad is None else grad[:num_ids] for grad in (grad_weight, grad_bias))
+        ctx.grads = grad_hidden, *own
         ctx.mark_non_differentiable(preds)
         return total, preds
 

@@ -39,7 +39,7 @@ class TextEncoder(Backbone):
             (``default``).
         dropout: Probability of all the encoder's dropouts; None keeps the config's.
         attention: Implementation; ``auto`` takes sdpa where the family supports it, and varlen for
-            packed documents on a GPU in 16 bits.
+            packed documents on a GPU (Ampere or later) in 16 bits, without dropout in attention.
 
     Attributes:
         vocab_size: Number of rows of the embedding.
@@ -131,13 +131,12 @@ class TextEncoder(Backbone):
 
     def encode(self, batch: Mapping[str, Any]) -> Features:
         """Compute features of a batch, reading the fields named by ``inputs``."""
-        ids, offsets = batch["input_ids"], batch.get("offsets")
-        if offsets is None:
-            pass
-        elif self._varlen and varlen.is_offered(ids.device, self._score_dtype(ids.device)):
-            torch._dynamo.maybe_mark_dynamic(offsets, 0)  # one graph for any number of documents
-        else:
-            batch = {name: field for name, field in batch.items() if name != "offsets"}
+        if "offsets" in batch:
+            device = batch["offsets"].device
+            if self._varlen and varlen.is_offered(device, self._score_dtype(device)):
+                torch._dynamo.maybe_mark_dynamic(batch["offsets"], 0)  # one graph for any number
+            else:
+                batch = {name: field for name, field in batch.items() if name != "offsets"}
         return super().encode(batch)
 
     def _score_dtype(self, device: torch.device) -> torch.dtype:

@@ -25,7 +25,8 @@ def use(encoder: Any) -> bool:
     With any other mask, and without one, it attends as with sdpa.
 
     Returns:
-        Whether it can: not with dropout of attention, nor with heads of any width.
+        Whether it can: with no dropout of attention, and heads of a width that is a multiple of 8
+        and at most 256.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -35,7 +36,8 @@ def use(encoder: Any) -> bool:
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     dropout = any(getattr(config, name, 0.0) for name in names)
-    if config._attn_implementation != "sdpa" or dropout or width % 8 or width > 256:
+    known = config._attn_implementation in ("sdpa", NAME)
+    if not known or dropout or width % 8 or width > 256:
         return False
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)

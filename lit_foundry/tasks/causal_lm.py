@@ -31,7 +31,7 @@ class CausalLM(LanguageModel):
     Args:
         backbone: Decoder of ``transformers``, from scratch or pretrained.
         generation: How ``predict`` and the samples of a validation draw tokens.
-        compile: Compile the backbone: a minute more at the start, then faster.
+        compile: Compile the backbone, and the loss on a GPU: a minute more at the start.
         finetune: What is frozen, and when.
         optim: Optimizer and schedule.
         init_from: Checkpoint whose backbone initializes this one.

@@ -31,7 +31,7 @@ class LanguageModel(Task):
 
     Args:
         backbone: Network of ``transformers``, from scratch or pretrained.
-        compile: Compile the backbone: a minute more at the start, then faster.
+        compile: Compile the backbone, and the loss on a GPU: a minute more at the start.
         finetune: What is frozen, and when.
         optim: Optimizer and schedule.
         init_from: Checkpoint whose backbone initializes this one.
@@ -55,7 +55,7 @@ class LanguageModel(Task):
         )
         self.backbone = backbone
         self.head: LanguageHead = backbone.language_head()
-        self.compiled = compile
+        self.compiled, self._is_compiled = compile, False
         self._weights: tuple[int, int] | None = None
         # No buffers, whose shape what averages weights would have learnt before there are data.
         self.special = self.continues = torch.zeros(0, dtype=torch.bool)
@@ -75,6 +75,7 @@ class LanguageModel(Task):
             if device.type == "cpu":
                 _check_compiler()
             self.backbone.compile()
+            self._is_compiled = True
 
     def check_data(self, data: Any) -> None:
         """Check also that documents that share a row can be told apart by the backbone.
@@ -119,7 +120,7 @@ class LanguageModel(Task):
         """
         weight = self.head.decoder_weight(self.backbone)
         total, preds = linear_cross_entropy(
-            self.head.transform(tokens), weight, self.head.bias, target, self.compiled
+            self.head.transform(tokens), weight, self.head.bias, target, self._is_compiled
         )
         count = (target != IGNORED).sum()
         return total / count.clamp(min=1), count, preds

@@ -34,7 +34,7 @@ class MaskedLM(LanguageModel):
     Args:
         backbone: Encoder of ``transformers``, from scratch or pretrained.
         masking: What is masked.
-        compile: Compile the backbone: a minute more at the start, then faster.
+        compile: Compile the backbone, and the loss on a GPU: a minute more at the start.
         finetune: What is frozen, and when.
         optim: Optimizer and schedule.
         init_from: Checkpoint whose backbone initializes this one.
