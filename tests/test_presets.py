@@ -16,15 +16,17 @@ SIZES = {
     "gpt2_small": (124, 125),
     "llama_tiny": (0.8, 0.9),
     "modernbert_base": (148, 150),
+    "modernbert_small": (25, 25.5),
 }
+OF_DATA = {"llama_tiny": 70, "modernbert_small": 8192}  # tokens that the data decide on
 
 
 @pytest.mark.parametrize("path", sorted((REPO / "configs/backbone").glob("*.yaml")), ids=str)
 def test_preset_has_the_size_of_its_name(path: Path) -> None:
     part = yaml.safe_load(path.read_text())
     args = part["init_args"]
-    if path.stem == "llama_tiny":  # of the data's characters
-        args["vocab_size"] = 70
+    if path.stem in OF_DATA:
+        args |= {"vocab_size": OF_DATA[path.stem], "pad_id": 0}
     with torch.device("meta"):
         backbone = getattr(nn, part["class_path"])(**args)
     low, high = SIZES[path.stem]
