@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -47,6 +47,8 @@ def _main(args: list[str]) -> None:
 
     from lit_foundry.cli import main
 
+    # Loader workers as in a user's run; those of a fork server would outlive a run that is killed.
+    set_start_method("fork", force=True)
     torch.set_num_threads(1)
     main(args)
 
