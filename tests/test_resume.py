@@ -144,7 +144,6 @@ def test_demanded_resume_that_finds_nothing_fails(tiny: Path) -> None:
         main(["fit", "--config", str(tiny), "--resume", "required"])
 
 
-@pytest.mark.slow
 def test_resume_with_other_classes_is_refused(tiny: Path) -> None:
     words = ["fit", "--config", str(tiny)]
     main([*words, "--trainer.max_epochs=1"])
@@ -164,6 +163,7 @@ def test_an_epoch_that_max_steps_cut_short_is_followed_by_a_whole_one(tiny: Path
     assert cli.trainer.global_step == 14
 
 
+@pytest.mark.slow
 def test_sigterm_saves_stops_and_says_so(tiny: Path) -> None:
     assert fit(tiny, "whole") == 0
     terminate = ["--trainer.callbacks+=tests.processes.Terminate", "--trainer.callbacks.at=16"]
