@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 REPO = Path(__file__).parent.parent
@@ -18,6 +19,12 @@ REAL = Path(os.environ.get("LIT_FOUNDRY_DATA", REPO.parent / "shared" / "data"))
 
 WORDS = ["plot", "actors", "scene", "camera", "music", "story", "hero", "city", "night", "rain"]
 SIGNS = {"neg": ["dull", "poor", "awful"], "pos": ["bright", "great", "lovely"]}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
 
 
 @pytest.fixture(autouse=True, scope="session")
