@@ -132,11 +132,8 @@ class TextEncoder(Backbone):
     def encode(self, batch: Mapping[str, Any]) -> Features:
         """Compute features of a batch, reading the fields named by ``inputs``."""
         if "offsets" in batch:
-            device = batch["offsets"].device
-            if self._varlen and varlen.is_offered(device, self._score_dtype(device)):
-                torch._dynamo.maybe_mark_dynamic(batch["offsets"], 0)  # one graph for any number
-            else:
-                batch = {name: field for name, field in batch.items() if name != "offsets"}
+            dtype = self._score_dtype(batch["offsets"].device)
+            batch = varlen.prepared(batch, dtype, self._varlen)
         return super().encode(batch)
 
     def _score_dtype(self, device: torch.device) -> torch.dtype:

@@ -5,6 +5,7 @@ It computes nothing between documents, and needs no mask.
 Shapes: B batch, T tokens, H heads, D width of a head.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,15 @@ def is_offered(device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether the kernel takes queries of this kind."""
     half = dtype in (torch.bfloat16, torch.float16)
     return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def prepared(batch: Mapping[str, Any], dtype: torch.dtype, wanted: bool) -> Mapping[str, Any]:
+    """Return a batch as the kernel takes it; without its offsets, if that cannot or shall not."""
+    offsets = batch["offsets"]
+    if not (wanted and is_offered(offsets.device, dtype)):
+        return {name: field for name, field in batch.items() if name != "offsets"}
+    torch._dynamo.maybe_mark_dynamic(offsets, 0)  # one graph for any number of documents
+    return batch
 
 
 def use(encoder: Any) -> bool:
