@@ -310,6 +310,18 @@ def fit_tiny(folder: Path, *words: str) -> Path:
     return cli.run.checkpoints / "best.ckpt"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_missing_gpu_is_said_before_anything_begins(
+    accelerator: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"accelerator is .* no GPU: .*accelerator cpu") as error:
+        main(["fit", "--config", str(tiny), f"--trainer.accelerator={accelerator}"])
+    assert foreseen(error.value)
+    assert not (tiny.parent / "runs").exists()
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit_tiny(tmp_path_factory.mktemp("good"))
