@@ -1,7 +1,7 @@
 """Data modules: files in, dictionaries of tensors out."""
 
 from lit_foundry.data.base import DataModule
-from lit_foundry.data.batch import TextBatch
+from lit_foundry.data.batch import ImageBatch, TextBatch
 from lit_foundry.data.corpus import Corpus
 from lit_foundry.data.docstrings import Docstrings
 from lit_foundry.data.imdb import IMDb
@@ -19,6 +19,7 @@ __all__ = [
     "DatasetNotFoundError",
     "Docstrings",
     "IMDb",
+    "ImageBatch",
     "TextBatch",
     "TextData",
     "TextFiles",

@@ -1,6 +1,7 @@
 """What a batch holds. A data module names one of these; a backbone reads fields of it.
 
-Shapes: B batch, T tokens, N documents and stretches of padding.
+Shapes: B batch, T tokens, N documents and stretches of padding; of images, C channels, H height,
+W width.
 """
 
 from typing import NotRequired, TypedDict
@@ -19,4 +20,12 @@ class TextBatch(TypedDict):
     offsets: NotRequired[Tensor]  # (N + 1,) int32, where they begin in the rows joined, and the end
     position_ids: NotRequired[Tensor]  # (B, T) int64, place in the document
     cut: NotRequired[Tensor]  # (B, T) bool, True at an end token where a document goes on
+    label: NotRequired[Tensor]  # (B,) int64
+
+
+class ImageBatch(TypedDict):
+    """Images of one size, as files hold them."""
+
+    pixel_values: Tensor  # (B, C, H, W) uint8, in memory as (B, H, W, C)
+    index: Tensor  # (B,) int64, the sample's row in its split
     label: NotRequired[Tensor]  # (B,) int64

@@ -2,6 +2,7 @@
 
 from lit_foundry.nn.backbone import Backbone, Features, restoring
 from lit_foundry.nn.heads import DenseHead, LinearHead
+from lit_foundry.nn.image import ImageBackbone
 from lit_foundry.nn.language_head import LanguageHead
 from lit_foundry.nn.text import TextEncoder
 from lit_foundry.nn.text_decoder import TextDecoder
@@ -10,6 +11,7 @@ __all__ = [
     "Backbone",
     "DenseHead",
     "Features",
+    "ImageBackbone",
     "LanguageHead",
     "LinearHead",
     "TextDecoder",

@@ -1,0 +1,79 @@
+"""What all image backbones share: raw pixels in, normalized on the device.
+
+Shapes: B batch, C channels, H height, W width, N positions, D feature width.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_foundry.nn.backbone import Backbone, Features
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class ImageBackbone(Backbone):
+    """A feature extractor of images. A subclass implements :meth:`features`.
+
+    It takes pixels from 0 to 255, as files hold them, and normalizes them itself: training,
+    prediction and export cannot disagree on it.
+
+    Args:
+        in_channels: Channels C of an image.
+        mean: Mean of each channel in [0, 1], or one for all.
+        std: Standard deviation of each channel, likewise.
+        image_size: Edge of the images that the network is made for; None if it takes any.
+
+    Raises:
+        ValueError: If mean or std are neither one number nor one for each channel.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.image_size = in_channels, image_size
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, in_channels) or (name == "std" and min(values) <= 0):
+                rule = "one number, or one for each channel" + ", above 0" * (name == "std")
+                raise ValueError(
+                    f"model.backbone.{name} takes {rule} ({in_channels}), got {list(values)}."
+                )
+            column = torch.tensor([float(v) for v in values]).view(-1, 1, 1)
+            self.register_buffer(name, column, persistent=False)
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Features:
+        """Compute features of (B, C, H, W) normalized images."""
+
+    def forward(self, pixel_values: Tensor) -> Features:
+        """Compute features of (B, C, H, W) pixels from 0 to 255, uint8 or float."""
+        return self.features(self.normalize(pixel_values))
+
+    def normalize(self, pixel_values: Tensor) -> Tensor:
+        """Scale pixels to [0, 1], subtract the mean and divide by the standard deviation."""
+        # In this order, as torchvision does it, to the bit; compiled, it is one pass.
+        return (pixel_values.float() / 255 - self.mean) / self.std
+
+    def example(self, rows: int, size: int) -> dict[str, Tensor]:
+        """Return ``rows`` images of random pixels, the same each time.
+
+        Args:
+            rows: Batch size B.
+            size: Pixels of an edge; ignored where the network is made for one size.
+        """
+        random = torch.Generator().manual_seed(rows * 10_000 + size)
+        edge = self.image_size or size
+        shape = rows, self.in_channels, edge, edge
+        return {"pixel_values": torch.randint(256, shape, generator=random, dtype=torch.uint8)}
