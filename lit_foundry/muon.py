@@ -1,21 +1,70 @@
-"""Muon for hidden matrices, with AdamW for all else."""
+"""Muon for hidden matrices and convolutions, with AdamW or SGD for all else."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch.optim import AdamW, Muon, Optimizer
+from torch import Tensor
+from torch.optim import SGD, AdamW, Muon, Optimizer
+from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 
-class MuonAdamW(Optimizer):
-    """Muon for matrices and AdamW for the rest, as the one optimizer that Lightning takes.
+class KernelMuon(Muon):
+    """Muon that takes convolutions too, as matrices with a row for each filter.
+
+    A group with ``normalize=True`` keeps each weight at the norm that rows of length 1 have, as
+    suits a layer before a BatchNorm, where lengths mean nothing: its rate then is the size of a
+    step relative to the weight's, and it has no decay.
+
+    Args:
+        groups: Parameter groups with any option of ``torch.optim.Muon``.
+        options: Defaults of these.
+
+    Source: Jordan, airbench94_muon, 2024, https://github.com/KellerJordan/cifar10-airbench
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
+        # torch's constructor refuses convolutions, which its groups may hold.
+        super().__init__([torch.zeros(1, 1, requires_grad=True)], **options)
+        self.param_groups.clear()
+        for group in groups:
+            self.add_param_group(group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Step; ``closure`` is not taken."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, group)
+
+    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
+        state, momentum = self.state[p], group["momentum"]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p.grad)
+        mean = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+        update = p.grad.lerp(mean, momentum) if group["nesterov"] else mean
+        coefficients, steps, eps = (group[key] for key in ("ns_coefficients", "ns_steps", "eps"))
+        matrix = _zeropower_via_newtonschulz(update.flatten(1), coefficients, steps, eps)
+        rate = group["lr"]
+        if group.get("normalize"):
+            p.mul_(len(p) ** 0.5 / p.norm().clamp(min=eps))
+        else:
+            p.mul_(1 - rate * group["weight_decay"])
+            rate = _adjust_lr(rate, group["adjust_lr_fn"], matrix.shape)
+        p.add_(matrix.view(p.shape), alpha=-rate)
+
+
+class MuonWith(Optimizer):
+    """Muon for matrices and AdamW or SGD for the rest, as the one optimizer that Lightning takes.
 
     Both share this object's parameter groups and state: rates set here reach them, and a
     checkpoint of it holds what they remember.
 
     Args:
-        params: Parameter groups; those with ``muon=True`` hold matrices only and go to Muon.
-            A group may hold any option of its optimizer.
+        params: Parameter groups; those with ``muon=True`` hold matrices and convolutions and go
+            to Muon. A group may hold any option of its optimizer.
+        rest: Optimizer of the rest.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
         https://kellerjordan.github.io/posts/muon/
@@ -23,16 +72,19 @@ class MuonAdamW(Optimizer):
 
     _parts: tuple[Optimizer, ...] = ()
 
-    def __init__(self, params: list[dict[str, Any]]) -> None:
-        super().__init__(params, {})
+    def __init__(
+        self, params: list[dict[str, Any]], rest: Literal["adamw", "sgd"] = "adamw"
+    ) -> None:
+        super().__init__(params, {"rest": rest})  # in each group, as copies have nothing else
         self._link()
 
     def _link(self) -> None:
         muon = [group for group in self.param_groups if group.get("muon")]
         rest = [group for group in self.param_groups if not group.get("muon")]
+        kind = SGD if self.param_groups[0]["rest"] == "sgd" else AdamW
         self._parts = (
-            *([Muon(muon, adjust_lr_fn="match_rms_adamw")] if muon else []),
-            *([AdamW(rest)] if rest else []),
+            *([KernelMuon(muon, adjust_lr_fn="match_rms_adamw")] if muon else []),
+            *([kind(rest)] if rest else []),
         )
         for part in self._parts:
             part.state = self.state

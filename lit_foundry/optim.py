@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from lit_foundry.muon import MuonAdamW
+from lit_foundry.muon import MuonWith
 
-Name = Literal["adamw", "sgd", "muon"]
+Name = Literal["adamw", "sgd", "muon", "muon_sgd"]
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
 Shape = Literal["linear", "sqrt"]
 Blocks = Sequence[tuple[nn.Module, list[nn.Module]]]
@@ -26,13 +26,19 @@ class OptimConfig:
     """Optimizer and learning-rate schedule of a run.
 
     Args:
-        name: Optimizer; ``muon`` takes the hidden matrices of backbones, AdamW the rest.
+        name: Optimizer; ``muon`` takes the hidden matrices and convolutions of backbones, and AdamW
+            the rest, or SGD under ``muon_sgd``.
         lr: Peak learning rate.
         weight_decay: Decay, of matrices only; decoupled under AdamW and Muon.
         betas: Averaging of the first and second moment in AdamW.
         eps: Added to AdamW's denominator.
         momentum: Nesterov momentum of SGD.
+        bias_lr: Peak rate of biases and norms; None means ``lr``.
+        bias_decay: Decay of biases and norms.
         muon_lr: Peak rate of Muon, whose updates have AdamW's size; None means ``lr``.
+        muon_momentum: Nesterov momentum of Muon.
+        muon_normalize: Keep the rows of Muon's weights at length 1 on average, which then have no
+            decay, and rates relative to that: for networks with BatchNorm.
         schedule: Shape after the warmup; ``wsd`` (warmup, stable, decay) is flat at first.
         warmup: Fraction of the run, in [0, 1), spent rising linearly to the peak.
         decay: Last fraction of the run over which ``wsd`` falls.
@@ -51,7 +57,11 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     momentum: float = 0.9
+    bias_lr: float | None = None
+    bias_decay: float = 0.0
     muon_lr: float | None = None
+    muon_momentum: float = 0.95
+    muon_normalize: bool = False
     schedule: Schedule = "linear"
     warmup: float = 0.0
     decay: float = 0.2
@@ -66,6 +76,9 @@ class OptimConfig:
             "name": (self.name in names, f"is one of {', '.join(names)}"),
             "lr": (self.lr > 0, "is the peak learning rate, above 0"),
             "weight_decay": (self.weight_decay >= 0, "is at least 0"),
+            "bias_lr": (self.bias_lr is None or self.bias_lr > 0, "is a rate above 0, or null"),
+            "bias_decay": (self.bias_decay >= 0, "is at least 0"),
+            "muon_momentum": (0 <= self.muon_momentum < 1, "lies in [0, 1)"),
             "muon_lr": (self.muon_lr is None or self.muon_lr > 0, "is a rate above 0, or null"),
             "schedule": (self.schedule in schedules, f"is one of {', '.join(schedules)}"),
             "warmup": (0 <= self.warmup < 1, "is a fraction of the run in [0, 1)"),
@@ -153,7 +166,8 @@ def param_groups(module: nn.Module, config: OptimConfig, blocks: Blocks) -> list
     for backbone, parts in blocks:
         deepest_first = reversed(list(enumerate(parts)))
         depths = {p: depth for depth, block in deepest_first for p in block.parameters()}
-        hidden |= {p for p, depth in depths.items() if depth and p.ndim == 2}
+        # Of a depthwise convolution, and of scales of channels, a row is no vector to turn.
+        hidden |= {p for p, d in depths.items() if d and p.ndim >= 2 and p.shape[1] > 1}
         depth = 0
         for p in backbone.parameters():
             depth = depths.get(p, depth)
@@ -164,9 +178,10 @@ def param_groups(module: nn.Module, config: OptimConfig, blocks: Blocks) -> list
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for p in (p for p in module.parameters() if p.requires_grad):
         part = "backbone" if p in scales else "head"
-        muon = config.name == "muon" and p in hidden
-        lr = ((config.muon_lr or config.lr) if muon else config.lr) * scales.get(p, 1.0)
-        decay = config.weight_decay if p.ndim >= 2 else 0.0
+        muon = config.name.startswith("muon") and p in hidden
+        peak = config.muon_lr if muon else config.bias_lr if p.ndim < 2 else None
+        lr = (peak or config.lr) * scales.get(p, 1.0)
+        decay = config.weight_decay if p.ndim >= 2 else config.bias_decay
         group = {"lr": lr, "peak_lr": lr, "weight_decay": decay, "part": part, "muon": muon}
         groups.setdefault(tuple(group.values()), group | {"params": []})["params"].append(p)
     return list(groups.values())
@@ -186,10 +201,14 @@ def build_optimizer(module: nn.Module, config: OptimConfig, blocks: Blocks) -> O
         )
     # None and not False: False would also switch off torch's multi-tensor kernels.
     fused = config.fused or None
+    sgd: dict[str, Any] = {"momentum": config.momentum, "nesterov": config.momentum > 0}
+    muon = {"momentum": config.muon_momentum, "normalize": config.muon_normalize}
     if config.name == "sgd":
         # Unasked, not fused: torch's kernel fails where a parameter of a group has its first
         # gradient later than the others.
-        return SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
+        return SGD(groups, fused=fused, **sgd)
+    if config.name == "muon_sgd":
+        return MuonWith([group | (muon if group["muon"] else sgd) for group in groups], "sgd")
     if config.fused is None:
         parameters = [p for group in groups for p in group["params"]]
         # On CPU, the kernel walks memory and asks for no strides.
@@ -197,7 +216,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig, blocks: Blocks) -> O
     adamw: dict[str, Any] = {"betas": config.betas, "eps": config.eps, "fused": fused}
     if config.name == "adamw":
         return AdamW(groups, **adamw)
-    return MuonAdamW([group if group["muon"] else group | adamw for group in groups])
+    return MuonWith([group | (muon if group["muon"] else adamw) for group in groups])
 
 
 def place_steps(optimizer: Optimizer) -> None:

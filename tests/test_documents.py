@@ -20,7 +20,7 @@ def test_readme_overlay_trains(tiny: Path) -> None:
     _, overlay = YAML.findall((REPO / "README.md").read_text())
     cli = main(["fit", "--config", str(tiny), "--config", overlay, "--trainer.max_epochs", "2"])
     assert cli.trainer.global_step == 18
-    assert type(cli.trainer.optimizers[0]).__name__ == "MuonAdamW"
+    assert type(cli.trainer.optimizers[0]).__name__ == "MuonWith"
     assert cli.trainer.callback_metrics["val/loss"].isfinite()
 
 

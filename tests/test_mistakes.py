@@ -40,7 +40,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "type": ("--trainer.max_epochs many", "", ("a whole number or null", "got 'many'")),
     "type in a class": ("--data.batch_size many", "", ("--data.batch_size: must be a whole",)),
-    "choice": ("--model.optim.name adamx", "", ("adamw, sgd or muon", "mean 'adamw'?")),
+    "choice": ("--model.optim.name adamx", "", ("adamw, sgd, muon or muon_sgd", "mean 'adamw'?")),
     "no value": ("--model.optim.lr", "", ("--model.optim.lr: needs a value",)),
     "no value, key": ("--model.optim.lrr", "", ("optim takes no 'lrr'", "mean 'lr'?")),
     "stray word": ("again", "", ("'again': a word without a key", "--KEY again")),

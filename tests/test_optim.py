@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW, Muon, Optimizer
 
 from lit_foundry.optim import (
     Blocks,
-    MuonAdamW,
+    MuonWith,
     OptimConfig,
     build_optimizer,
     finish_gradients,
@@ -143,7 +143,7 @@ def test_rate_stays_final_beyond_the_end(schedule: str) -> None:
         ({"weight_decay": -1}, "model.optim.weight_decay is at least 0, got -1."),
         ({"final": 1.5}, r"model.optim.final is a multiple of the peak rate in \[0, 1\], got 1.5."),
         ({"layer_decay": 0.0}, r"model.optim.layer_decay is a multiple per block in \(0, 1\], got"),
-        ({"name": "adam"}, "model.optim.name is one of adamw, sgd, muon, got adam."),
+        ({"name": "adam"}, "model.optim.name is one of adamw, sgd, muon, muon_sgd, got adam."),
         ({"schedule": "cos"}, "schedule is one of constant, linear, cosine, wsd, got cos."),
         (
             {"schedule": "wsd", "warmup": 0.9, "decay": 0.2},
@@ -293,13 +293,13 @@ def test_copied_composite_is_independent_and_whole() -> None:
 @pytest.mark.parametrize("muon", [True, False])
 def test_composite_works_with_one_part_empty_and_takes_groups_later(muon: bool) -> None:
     p, q = (nn.Parameter(torch.ones(2, 2)) for _ in range(2))
-    optimizer = MuonAdamW([{"params": [p], "lr": 0.1, "muon": muon}])
+    optimizer = MuonWith([{"params": [p], "lr": 0.1, "muon": muon}])
     optimizer.add_param_group({"params": [q], "lr": 0.1, "muon": not muon})
     (p @ q).sum().backward()
     optimizer.step()
     assert not torch.equal(p, torch.ones(2, 2))
     assert not torch.equal(q, torch.ones(2, 2))
-    assert MuonAdamW([{"params": [p], "lr": 0.1, "muon": muon}]).step() is None
+    assert MuonWith([{"params": [p], "lr": 0.1, "muon": muon}]).step() is None
 
 
 def test_composite_evaluates_the_closure_once_with_gradients() -> None:

@@ -1,5 +1,6 @@
 """Networks in plain torch: backbones, heads and the contract between them."""
 
+from lit_foundry.nn.airbench import Airbench
 from lit_foundry.nn.backbone import Backbone, Features, restoring
 from lit_foundry.nn.heads import DenseHead, LinearHead
 from lit_foundry.nn.image import ImageBackbone
@@ -8,6 +9,7 @@ from lit_foundry.nn.text import TextEncoder
 from lit_foundry.nn.text_decoder import TextDecoder
 
 __all__ = [
+    "Airbench",
     "Backbone",
     "DenseHead",
     "Features",

@@ -45,10 +45,12 @@ class Backbone(Recorded, nn.Module, ABC):
         inputs: Batch fields that :meth:`forward` takes, in order.
         optional_inputs: Fields that follow where the batch holds them.
         dim: Feature width D.
+        fitted_rows: Training samples that :meth:`fit_to` needs; 0 if the network needs no such.
     """
 
     inputs: ClassVar[tuple[str, ...]]
     optional_inputs: ClassVar[tuple[str, ...]] = ()
+    fitted_rows: ClassVar[int] = 0
     dim: int
 
     @abstractmethod
@@ -68,6 +70,9 @@ class Backbone(Recorded, nn.Module, ABC):
         extra = {name: batch[name] for name in self.optional_inputs if name in batch}
         features: Features = self(*fields, **extra)
         return features
+
+    def fit_to(self, batch: Mapping[str, Any]) -> None:
+        """Initialize what depends on the data, from training samples, before anything is loaded."""
 
     def example(self, rows: int, size: int) -> dict[str, Tensor]:
         """Return a batch of ``inputs`` and ``optional_inputs``, with which an export is traced.

@@ -30,14 +30,20 @@ class LinearHead(nn.Module):
         num_classes: Number of classes C.
         dropout: Probability before the layer.
         init_std: Standard deviation of the initial weights; biases start at zero.
+        bias: Whether the layer has biases.
     """
 
     def __init__(
-        self, dim: int, num_classes: int, dropout: float = 0.0, init_std: float = 0.02
+        self,
+        dim: int,
+        num_classes: int,
+        dropout: float = 0.0,
+        init_std: float = 0.02,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.out = _linear(dim, num_classes, init_std)
+        self.out = _linear(dim, num_classes, init_std, bias=bias)
 
     def forward(self, features: Features) -> Tensor:
         """Return (B, C) logits."""

@@ -180,6 +180,12 @@ class Task(Recorded, LightningModule, ABC):
             copy_integers(self.trainer)
 
     def _initialize(self, backbone: Backbone, name: str) -> None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if backbone.fitted_rows and data is not None:
+            samples = data.load("train")
+            count = min(backbone.fitted_rows, len(samples.lengths))
+            rows = [i * len(samples.lengths) // count for i in range(count)]  # from all over
+            backbone.fit_to(samples[rows])
         if self.init_from:
             try:
                 check_tokenizer(self.init_from, getattr(self.trainer, "datamodule", None))

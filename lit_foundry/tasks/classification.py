@@ -1,5 +1,6 @@
 """Supervised classification: from scratch, fine-tuned or linearly probed."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,10 +16,15 @@ from torchmetrics.classification import (
 )
 
 from lit_foundry.nn import Backbone
+from lit_foundry.nn.augment import Augment
+from lit_foundry.nn.image import ImageBackbone
+from lit_foundry.nn.mixing import Mixing
 from lit_foundry.optim import OptimConfig
 from lit_foundry.tasks.base import Task
+from lit_foundry.tasks.compiling import compile_in_place
 from lit_foundry.tasks.finetune import Finetune
 from lit_foundry.tasks.step import Stage, Step
+from lit_foundry.tasks.views import TTA, Views
 
 
 class Classification(Task):
@@ -30,6 +36,10 @@ class Classification(Task):
         label_smoothing: Share of the target that is spread over all classes, in [0, 1).
         class_weights: Weight of each class in the loss, C numbers.
         dropout: Probability before the last layer; None takes the family's own.
+        augment: What is done to training images; None nothing.
+        mixing: How training images are mixed; None not at all.
+        tta: Test-time augmentation of images, as in :class:`Views`.
+        compile: Compile the backbone in training.
         finetune: What is frozen, and when.
         optim: Optimizer and schedule.
         init_from: Checkpoint whose backbone initializes this one (transfer).
@@ -49,6 +59,10 @@ class Classification(Task):
         label_smoothing: float = 0.0,
         class_weights: list[float] | None = None,
         dropout: float | None = None,
+        augment: Augment | None = None,
+        mixing: Mixing | None = None,
+        tta: TTA = "none",
+        compile: bool = False,
         finetune: Finetune = Finetune(),
         optim: OptimConfig = OptimConfig(),
         init_from: Path | None = None,
@@ -79,6 +93,27 @@ class Classification(Task):
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         self.head = backbone.classifier(num_classes, dropout)
+        self.views: Views | None = None
+        if isinstance(backbone, ImageBackbone):
+            self.views = Views(augment or Augment(), mixing or Mixing(), tta)
+        elif augment or mixing or tta != "none":
+            raise ValueError(
+                "model.augment, model.mixing and model.tta are for images, and a "
+                f"{type(backbone).__name__} reads {', '.join(backbone.inputs)}: leave them out."
+            )
+        self.compiled = compile
+
+    @property
+    def own_facts(self) -> dict[str, int]:
+        """What the network sees other than the data hold: the size of images, if they are cut."""
+        size = self.views.augment.size if self.views else None
+        return {} if size is None else {"image_size": size}
+
+    def setup(self, stage: str) -> None:
+        """Check and initialize; compile what is trained."""
+        super().setup(stage)
+        if self.compiled and stage == "fit":
+            compile_in_place(self.backbone, self.trainer.strategy.root_device)
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         """Return (B, C) logits."""
@@ -87,9 +122,14 @@ class Classification(Task):
 
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Score a labelled batch."""
-        logits, label = self(batch).float(), batch["label"]
-        smoothing = self.label_smoothing if stage == "train" else 0.0
-        loss = F.cross_entropy(logits, label, self.class_weights, label_smoothing=smoothing)
+        label = batch["label"]
+        if stage == "train":
+            batch = self._augmented(batch)
+            logits, target = self(batch).float(), batch.get("target", label)
+            smoothing = self.label_smoothing
+        else:
+            logits, target, smoothing = self._evaluated(batch), label, 0.0
+        loss = F.cross_entropy(logits, target, self.class_weights, label_smoothing=smoothing)
         # Weighted, the loss averages over the weights of the labels.
         count = len(label) if self.class_weights is None else self.class_weights[label].sum()
         if stage == "train":  # its accuracy needs no probabilities
@@ -97,6 +137,21 @@ class Classification(Task):
         probs = logits.softmax(-1)
         return Step(loss, count, preds=probs, target=label, probs=probs)
 
+    def _augmented(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.views is None:
+            return batch
+        seed, epoch = int(os.environ.get("PL_GLOBAL_SEED", "0")), self.current_epoch
+        mean: Any = self.backbone.mean
+        when = {"seed": seed, "epoch": epoch, "progress": self.run_progress}
+        return self.views.train(batch, self.num_classes, mean * 255, **when)
+
+    def _evaluated(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return (B, C) logits, of images the mean over their views."""
+        if self.views is None:
+            return self(batch).float()
+        views = self.views.evaluation(batch)
+        return torch.stack([weight * self(view).float() for weight, view in views]).sum(0)
+
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return each sample's ``index`` (B,) and ``prob`` (B, C)."""
-        return {"index": batch["index"], "prob": self(batch).float().softmax(-1)}
+        return {"index": batch["index"], "prob": self._evaluated(batch).softmax(-1)}

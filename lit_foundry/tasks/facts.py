@@ -20,7 +20,7 @@ UPPER_BOUNDS = {
 
 def check_fit(task: nn.Module, backbones: Mapping[str, Backbone], data: Any) -> None:
     """Raise ValueError unless a task, and its backbones by name, agree with the data."""
-    facts = data.facts
+    facts = {**data.facts, **getattr(task, "own_facts", {})}
     check_facts(task, "model", facts, data)
     for name, backbone in backbones.items():
         check_inputs(backbone, data)

@@ -3,9 +3,6 @@
 Shapes: B batch, T tokens, N predictions, D feature width, V vocabulary.
 """
 
-import os
-import shutil
-import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +19,7 @@ from lit_foundry.nn.masking import IGNORED
 from lit_foundry.nn.packed import attended, check_isolation
 from lit_foundry.optim import OptimConfig
 from lit_foundry.tasks.base import Task
+from lit_foundry.tasks.compiling import compile_in_place
 from lit_foundry.tasks.finetune import Finetune
 from lit_foundry.tasks.step import Stage
 
@@ -72,9 +70,7 @@ class LanguageModel(Task):
             self.special = torch.from_numpy(vocabulary.special).to(device)
             self.continues = torch.from_numpy(vocabulary.continues).to(device)
         if self.compiled and stage == "fit":
-            if device.type == "cpu":
-                _check_compiler()
-            self.backbone.compile()
+            compile_in_place(self.backbone, device)
             self._is_compiled = True
 
     def check_data(self, data: Any) -> None:
@@ -157,13 +153,3 @@ class LanguageModel(Task):
     def from_loss(self, stage: Stage, loss: Tensor) -> dict[str, Tensor]:
         """Return the perplexity."""
         return {"perplexity": loss.exp()}
-
-
-def _check_compiler() -> None:
-    """Raise ValueError unless torch finds what it compiles with for a CPU."""
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(name) is None:
-        raise ValueError(
-            f"model.compile needs a C++ compiler, and {name} is not installed: install it, name "
-            "another one in CXX, or set model.compile to false."
-        )
