@@ -191,11 +191,13 @@ def class_help(key: str, name: str | None, base: type) -> str:
     return f"{cls.__module__}.{cls.__name__}\n\n{text}"
 
 
+FILLED = ("num_classes", "vocab_size", "in_channels", "image_size")  # facts, at some cost
+
+
 def has_gaps(args: Any) -> bool:
     """Tell whether an argument that a fact of the data could fill was left out."""
     return any(
-        (value is None and name in ("num_classes", "vocab_size"))
-        or (isinstance(value, Namespace) and has_gaps(value))
+        (value is None and name in FILLED) or (isinstance(value, Namespace) and has_gaps(value))
         for name, value in vars(args).items()
     )
 

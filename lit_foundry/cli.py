@@ -118,7 +118,8 @@ class FoundryCLI(LightningCLI):
             parser.add_argument(
                 "--input",
                 type=str | None,
-                help="File of texts (.txt, .csv, .tsv, .jsonl, .parquet), or - for standard input.",
+                help="File of texts, or of paths or bytes of images (.txt, .csv, .tsv, .jsonl, "
+                ".parquet), - for standard input, or a folder of images.",
             )
             parser.add_argument(
                 "--output",
@@ -200,16 +201,16 @@ class FoundryCLI(LightningCLI):
                 check_tokenizer(self.model.init_from, self.data)
 
     def _check_same_data(self, data: DataModule) -> None:
-        """Refuse another tokenizer or other labels than those the weights were trained with."""
+        """Refuse another tokenizer, other labels or images than the weights were trained with."""
         assert self.checkpoint is not None
         old, new = self.checkpoint["lit_foundry"]["data"]["init_args"], data.recipe()["init_args"]
-        fixed = ("tokenizer", "label_names")
+        fixed = ("tokenizer", "label_names", "classes", "size", "fit", "mode")
         pairs = [(old.get(key), new.get(key), f"data.{key}") for key in fixed]
         changed = "; ".join(line for pair in pairs for line in differences(*pair))
         if changed:
             raise CheckpointError(
-                f"The checkpoint brings its own tokenizer and labels, and you set {changed}; "
-                "leave it out, or fit anew with it."
+                "The checkpoint brings its own labels, and its tokenizer or form of images, and you "
+                f"set {changed}; leave it out, or fit anew with it."
             )
 
     def _check_fit(self) -> None:

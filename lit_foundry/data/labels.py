@@ -1,13 +1,36 @@
 """Label names: their order, their checks, and the split that keeps their shares."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_foundry.data.readers import DataError
-from lit_foundry.data.table import Table
+from lit_foundry.data.rows import DataError
+
+
+class Labelled(Protocol):
+    """Rows of one split with their labels: of texts, of images."""
+
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """Label name of each row, None where there are no labels."""
+
+    @property
+    def source(self) -> str:
+        """File or folder that the rows came from, for messages."""
+
+    def __len__(self) -> int: ...
+
+    def contents(self) -> Iterable[bytes]:
+        """Yield what tells rows apart, and is equal for copies."""
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """Return some of the rows."""
+
+
+Rows = TypeVar("Rows", bound=Labelled)
 
 
 def in_order(labels: Sequence[str]) -> list[str]:
@@ -19,11 +42,11 @@ def in_order(labels: Sequence[str]) -> list[str]:
         return names
 
 
-def stratified(table: Table, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Hold out the same share of each class: those texts whose seeded hash is smallest.
+def stratified(table: Labelled, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Hold out the same share of each class: those rows whose seeded hash is smallest.
 
-    The choice depends on the texts alone, so it is the same on every machine and from every
-    file layout, and copies of a text fall on the same side. A class of one text stays.
+    The choice depends on the contents alone, so it is the same on every machine and from every
+    file layout, and copies of a row fall on the same side. A class of one content stays.
 
     Returns:
         True for the rows held out, shape (N,).
@@ -39,8 +62,13 @@ def stratified(table: Table, fraction: float, seed: int) -> NDArray[np.bool_]:
     return np.isin(hashes, hashes[chosen])  # copies with another label too
 
 
-def stratified_sample(table: Table, count: int, seed: int) -> Table:
-    """Return ``count`` rows, of each class its share and one at least, in the order of the table.
+def stratified_sample(table: Rows, count: int, seed: int) -> Rows:
+    """Return the rows that :func:`sample_rows` chooses."""
+    return table.take(sample_rows(table, count, seed).tolist())
+
+
+def sample_rows(table: Labelled, count: int, seed: int) -> NDArray[np.int64]:
+    """Choose ``count`` rows, of each class its share and one at least, in the order of the table.
 
     Those whose seeded hash is smallest in their class: smaller samples are parts of larger ones.
 
@@ -58,19 +86,18 @@ def stratified_sample(table: Table, count: int, seed: int) -> Table:
     for name in np.unique(labels):
         rows = np.flatnonzero(labels == name)
         place[rows[np.argsort(hashes[rows], kind="stable")]] = np.arange(len(rows)) / len(rows)
-    return table.take(np.sort(np.argsort(place, kind="stable")[:count]).tolist())
+    return np.sort(np.argsort(place, kind="stable")[:count])
 
 
-def _hashes(table: Table, seed: int) -> NDArray[np.uint64]:
+def _hashes(table: Labelled, seed: int) -> NDArray[np.uint64]:
     salt = str(seed).encode()
     digests = [
-        hashlib.blake2b(t.encode(errors="surrogatepass"), key=salt, digest_size=8).digest()
-        for t in table.texts
+        hashlib.blake2b(content, key=salt, digest_size=8).digest() for content in table.contents()
     ]
     return np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
 
 
-def check_labels(table: Table, split: str, known: Sequence[str] | None) -> None:
+def check_labels(table: Labelled, split: str, known: Sequence[str] | None) -> None:
     """Raise DataError unless a split is labelled, with the known classes, and two at least."""
     if table.labels is None:
         raise DataError(
@@ -89,4 +116,14 @@ def check_labels(table: Table, split: str, known: Sequence[str] | None) -> None:
             f"{table.source}: the {split} split has only the class {next(iter(found), None)!r}; "
             "it needs at least two. Shuffle the file before splitting it, or set data.val to null "
             "so that a stratified part of training validates."
+        )
+
+
+def check_names(names: Sequence[str], table: Labelled) -> None:
+    """Raise DataError unless ``names`` are the classes of a training split, each once."""
+    found = in_order(table.labels or ())
+    if sorted(names) != sorted(found):
+        raise DataError(
+            f"data.label_names={list(names)} must name each class of {table.source} once, "
+            f"in any order: {found}."
         )

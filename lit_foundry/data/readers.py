@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lit_foundry.data.rows import (
     DataError,
@@ -149,20 +149,31 @@ def _is_record(line: str, column: str) -> bool:
 
 def _table(rows: Rows, source: str, columns: dict[str, str]) -> Table:
     """Check the cells and make them strings."""
-    fields: dict[str, Any] = {field: [] for field in columns}
+    return Table(**checked(rows, source, columns, "a string, which may be empty"), source=source)
+
+
+def checked(rows: Rows, source: str, columns: dict[str, str], rule: str) -> dict[str, list[str]]:
+    """Return cells as strings by field; of labels and ids, none is missing.
+
+    Args:
+        rows: Cells of the columns, in their order.
+        source: File that they come from, for messages.
+        columns: Column of each field.
+        rule: What a cell of another field has to be; it is a string.
+    """
+    fields: dict[str, list[str]] = {field: [] for field in columns}
     first, num_missing = "", 0
     for where, cells in rows:
         for (field, name), cell in zip(columns.items(), cells, strict=True):
-            is_text = field in ("texts", "pairs")
-            if not is_text and (cell is None or cell == ""):
+            is_name = field in ("labels", "ids")
+            if is_name and (cell is None or cell == ""):
                 first, num_missing = first or f"{where}: no {name!r}", num_missing + 1
-            elif not isinstance(cell, str if is_text else str | int):
-                rule = "a string, which may be empty" if is_text else "a string, int or bool"
-                raise wrong_cell(where, name, cell, rule)
+            elif not isinstance(cell, str | int if is_name else str):
+                raise wrong_cell(where, name, cell, "a string, int or bool" if is_name else rule)
             fields[field].append(str(cell))
-    if not (num_rows := len(fields["texts"])):
+    if not (num_rows := len(next(iter(fields.values())))):
         raise DataError(f"{source}: no rows, at most a header. Write it again, or name another.")
     if num_missing:
         share = f"missing in {num_missing} of {num_rows} rows"
         raise DataError(f"{first} ({share}). Fill it in, or drop these rows.")
-    return Table(**fields, source=source)
+    return fields

@@ -33,22 +33,27 @@ class DataError(ValueError):
     """Says which row of which file breaks which rule, and what to do."""
 
 
-def rows_of(path: Path, names: Sequence[str], start: int = 0) -> Rows:
+KEYS = "data.text, data.label"  # what names the columns, for messages
+
+
+def rows_of(path: Path, names: Sequence[str], start: int = 0, keys: str = KEYS) -> Rows:
     """Yield the cells of a table file in columns of these names, from a row (from 0) on.
 
-    Files of JSON lines may be compressed with gzip. Errors are those of ``read_table``.
+    Files of JSON lines may be compressed with gzip. Errors are those of ``read_table``, and name
+    the ``keys`` that name columns.
     """
     source, suffix = str(path), Path(Path(path).name.lower().removesuffix(".gz")).suffix
     if suffix == ".parquet":
-        yield from _parquet_rows(path, names, start)
+        yield from _parquet_rows(path, names, start, keys)
     elif suffix == ".jsonl":
-        yield from islice(json_rows(lines_of(path), source, names), start, None)
+        yield from islice(json_rows(lines_of(path), source, names, keys), start, None)
     else:
         quoted = suffix == ".csv"
-        yield from islice(_csv_rows(lines_of(path), source, names, quoted), start, None)
+        yield from islice(_csv_rows(lines_of(path), source, names, quoted, keys), start, None)
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """Return a path, ``~`` expanded; raise an error unless a file that is not empty is there."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise DatasetNotFoundError(f"{path.absolute()}: no such file. Correct its path in data.*.")
@@ -71,7 +76,7 @@ def opened(source: Path | Literal["-"]) -> Iterator[IO[bytes]]:
     """Open a file that is not empty, through gzip if its name says so, or standard input."""
     if source == "-":
         yield sys.stdin.buffer
-    elif (path := _existing(source)).suffix.lower() != ".gz":
+    elif (path := existing(source)).suffix.lower() != ".gz":
         with path.open("rb") as file:
             yield file
     else:
@@ -91,7 +96,9 @@ def lines_of(source: Path | Literal["-"]) -> Iterator[str]:
             yield decoded(data, f"{place}, line {number}")
 
 
-def check_columns(where: str, names: Sequence[str], columns: Sequence[str]) -> list[int]:
+def check_columns(
+    where: str, names: Sequence[str], columns: Sequence[str], keys: str = KEYS
+) -> list[int]:
     """Return the places of the columns of these names, or raise DataError."""
     for name in names:
         if (count := columns.count(name)) != 1:
@@ -99,18 +106,20 @@ def check_columns(where: str, names: Sequence[str], columns: Sequence[str]) -> l
             hint = f" (did you mean {near[0]!r}?)" if near and not count else ""
             rule = f"{count} columns named {name!r}" if count else f"no column {name!r}{hint}"
             there = shorten(", ".join(columns), 200)
-            raise DataError(f"{where}: {rule}. Set data.text, data.label to its columns: {there}.")
+            raise DataError(f"{where}: {rule}. Set {keys} to its columns: {there}.")
     return [columns.index(name) for name in names]
 
 
-def _csv_rows(lines: Iterable[str], source: str, names: Sequence[str], quoted: bool) -> Rows:
+def _csv_rows(
+    lines: Iterable[str], source: str, names: Sequence[str], quoted: bool, keys: str
+) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default refuses texts above 128 kB
     form: Any = {} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     reader = csv.reader(lines, strict=True, **form)
     where = f"{source}, line 1"
     try:
         header = next(reader, [])
-        places = check_columns(where, names, header)
+        places = check_columns(where, names, header, keys)
         where = f"{source}, line {reader.line_num + 1}"
         for record in reader:
             if not record and not quoted and len(header) == 1:
@@ -127,7 +136,7 @@ def _csv_rows(lines: Iterable[str], source: str, names: Sequence[str], quoted: b
         raise DataError(f'{where}: {error}. Quote texts, and double each " in them.') from None
 
 
-def json_rows(lines: Iterable[str], source: str, names: Sequence[str]) -> Rows:
+def json_rows(lines: Iterable[str], source: str, names: Sequence[str], keys: str = KEYS) -> Rows:
     """Yield the cells of JSON lines in columns of these names."""
     for number, line in enumerate(lines, 1):
         where = f"{source}, line {number}"
@@ -143,15 +152,15 @@ def json_rows(lines: Iterable[str], source: str, names: Sequence[str]) -> Rows:
         if not isinstance(record, dict):
             kind = type(record).__name__
             raise DataError(f"{where}: a JSON {kind}, not an object. Write one object a line.")
-        check_columns(where, names, list(record))
+        check_columns(where, names, list(record), keys)
         yield where, [record[name] for name in names]
 
 
-def _parquet_rows(path: Path, names: Sequence[str], start: int) -> Rows:
-    source, found = str(path), _existing(path)
+def _parquet_rows(path: Path, names: Sequence[str], start: int, keys: str) -> Rows:
+    source, found = str(path), existing(path)
     try:
         with pq.ParquetFile(found) as file:
-            check_columns(source, names, file.schema_arrow.names)
+            check_columns(source, names, file.schema_arrow.names, keys)
             sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             ends = list(accumulate(sizes))
             first = bisect_right(ends, start)  # whole groups before it are not read

@@ -1,7 +1,7 @@
 """Texts and labels as read from files, before any tokenizer sees them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +26,10 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def contents(self) -> Iterable[bytes]:
+        """Yield the bytes of each text."""
+        return (text.encode(errors="surrogatepass") for text in self.texts)
 
     def take(self, rows: Sequence[int]) -> "Table":
         """Return some of the rows."""

@@ -1,10 +1,9 @@
 """Any text classification set, from files or from a hub."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_foundry.data.labels import in_order
+from lit_foundry.data.labels import check_names
 from lit_foundry.data.readers import DataError, read_hub, read_table
 from lit_foundry.data.table import Table
 from lit_foundry.data.text import TextData
@@ -63,13 +62,3 @@ class TextFiles(TextData):
         if split == "train" and self.label_names is not None:
             check_names(self.label_names, table)
         return table
-
-
-def check_names(names: Sequence[str], table: Table) -> None:
-    """Raise DataError unless ``names`` are the classes of a training split, each once."""
-    found = in_order(table.labels or ())
-    if sorted(names) != sorted(found):
-        raise DataError(
-            f"data.label_names={list(names)} must name each class of {table.source} once, "
-            f"in any order: {found}."
-        )
