@@ -29,6 +29,7 @@ _HOME = {
     "TextDecoder": "lit_foundry.nn",
     "TextEncoder": "lit_foundry.nn",
     "TextFiles": "lit_foundry.data",
+    "TorchvisionEncoder": "lit_foundry.nn",
     "TrainTokenizer": "lit_foundry.data",
     "WandbTracker": "lit_foundry.tracking",
     "load": "lit_foundry.inference",

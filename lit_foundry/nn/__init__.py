@@ -7,6 +7,7 @@ from lit_foundry.nn.image import ImageBackbone
 from lit_foundry.nn.language_head import LanguageHead
 from lit_foundry.nn.text import TextEncoder
 from lit_foundry.nn.text_decoder import TextDecoder
+from lit_foundry.nn.torchvision_encoder import TorchvisionEncoder
 
 __all__ = [
     "Airbench",
@@ -18,5 +19,6 @@ __all__ = [
     "LinearHead",
     "TextDecoder",
     "TextEncoder",
+    "TorchvisionEncoder",
     "restoring",
 ]
