@@ -5,6 +5,8 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
+    "Airbench": "lit_foundry.nn",
+    "Augment": "lit_foundry.nn.augment",
     "Backbone": "lit_foundry.nn",
     "BatchWarmup": "lit_foundry.data",
     "CIFAR10": "lit_foundry.data",
@@ -22,8 +24,10 @@ _HOME = {
     "ImageFolder": "lit_foundry.data",
     "MaskedLM": "lit_foundry.tasks",
     "Masking": "lit_foundry.nn.masking",
+    "Mixing": "lit_foundry.nn.mixing",
     "OptimConfig": "lit_foundry.optim",
     "Predictor": "lit_foundry.inference",
+    "ResNet9": "lit_foundry.nn",
     "RunFolder": "lit_foundry.run",
     "Task": "lit_foundry.tasks",
     "TextDecoder": "lit_foundry.nn",

@@ -5,6 +5,7 @@ from lit_foundry.nn.backbone import Backbone, Features, restoring
 from lit_foundry.nn.heads import DenseHead, LinearHead
 from lit_foundry.nn.image import ImageBackbone
 from lit_foundry.nn.language_head import LanguageHead
+from lit_foundry.nn.resnet9 import ResNet9
 from lit_foundry.nn.text import TextEncoder
 from lit_foundry.nn.text_decoder import TextDecoder
 from lit_foundry.nn.torchvision_encoder import TorchvisionEncoder
@@ -17,6 +18,7 @@ __all__ = [
     "ImageBackbone",
     "LanguageHead",
     "LinearHead",
+    "ResNet9",
     "TextDecoder",
     "TextEncoder",
     "TorchvisionEncoder",
