@@ -136,6 +136,12 @@ def confident_mistakes(predictions: Predictions, count: int = 20) -> Counts:
     return wrong[order][:count]
 
 
+def examples(predictions: Predictions, count: int = 24) -> Counts:
+    """Return rows from all over a split, whatever was predicted."""
+    size = len(predictions.target)
+    return np.unique(np.linspace(0, size - 1, min(count, size)).astype(np.int64))
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How many samples two runs get right: both, only the first, only the second, neither."""

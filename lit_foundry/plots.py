@@ -237,3 +237,26 @@ def plot_lengths(
     if len(runs) > 1:
         axes.legend(fontsize=8)
     _save(figure, path)
+
+
+def plot_images(
+    rows: Sequence[Sequence[NDArray[np.uint8]]], titles: Sequence[str], path: Path
+) -> None:
+    """Draw rows of images below each other.
+
+    Args:
+        rows: Images of shape (H, W, C), equally many in each row.
+        titles: What stands above each column.
+        path: PNG to write.
+    """
+    columns = len(rows[0])
+    figure = _figure(0.9 * columns + 0.2, 1.0 * len(rows) + 0.3)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (images, places) in enumerate(zip(rows, axes, strict=True)):
+        for image, place, title in zip(images, places, titles, strict=True):
+            grey = image.shape[-1] == 1
+            place.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=255)
+            place.set_axis_off()
+            if line == 0:
+                place.set_title(shorten(title, 14), fontsize=7)
+    _save(figure, path)

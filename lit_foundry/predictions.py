@@ -23,8 +23,9 @@ class Predictions:
         labels: Names of the classes, in the order of the network's outputs.
         probs: Probability of each class, shape (N, C).
         target: True class, shape (N,).
-        samples: What the data tell of each sample, by column of length N: ``id``, and for texts
-            their beginning (``text``) and number of ``tokens`` before truncation.
+        samples: What the data tell of each sample, by column of length N: ``id``; for texts their
+            beginning (``text``) and number of ``tokens`` before truncation; for images a small
+            PNG (``image``) of those that a page shows, None for others.
         step: Optimizer steps that the network had taken.
     """
 

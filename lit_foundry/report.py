@@ -32,14 +32,20 @@ def main(args: list[str]) -> None:
     parser = Parser("report", OWN_HELP["report"])
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--output", metavar="DIR", type=Path)
+    parser.add_argument("--batch", action="store_true")
     given = parser.parse_args(args)
     folders = list(dict.fromkeys(run_folder(Path(word)) for word in given.runs))
     default = folders[0] / "report" if len(folders) == 1 else Path("report")
-    print(f"Report written to {write(folders, given.output or default)}")
+    print(f"Report written to {write(folders, given.output or default, given.batch)}")
 
 
-def write(folders: Sequence[Path], output: Path) -> Path:
+def write(folders: Sequence[Path], output: Path, batch: bool = False) -> Path:
     """Write page and images, the page last, and return its path.
+
+    Args:
+        folders: Those of runs.
+        output: Folder to write, which may be new.
+        batch: Whether training images are shown as the networks see them.
 
     Raises:
         ValueError: If the output is no folder.
@@ -49,7 +55,7 @@ def write(folders: Sequence[Path], output: Path) -> Path:
     partial = output.resolve().with_name(f".{output.resolve().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        page = render(named(folders), partial)
+        page = render(named(folders), partial, batch)
         partial.mkdir(parents=True, exist_ok=True)
         (partial / "index.html").write_text(page, encoding="utf-8")
         output.mkdir(parents=True, exist_ok=True)
@@ -60,7 +66,7 @@ def write(folders: Sequence[Path], output: Path) -> Path:
     return output / "index.html"
 
 
-def render(runs: Sequence[Run], images: Path) -> str:
+def render(runs: Sequence[Run], images: Path, batch: bool = False) -> str:
     """Draw the images into a folder and return the page that embeds them."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -77,8 +83,22 @@ def render(runs: Sequence[Run], images: Path) -> str:
         missing=[line for run in runs for line in missing(run)],
         settings=settings(runs),
         curves=embed(curves) if has_curves else None,
+        batches=batches(runs, images) if batch else {},
         sections=[section(split, runs, images) for split in SPLITS if any_of(split, runs)],
     )
+
+
+def batches(runs: Sequence[Run], images: Path) -> dict[Run, str]:
+    """Draw training images as the network of each run sees them."""
+    from lit_foundry.batch_picture import draw_batch  # imports torch
+
+    found = {}
+    for number, run in enumerate(runs):
+        if run.checkpoint is None:
+            raise ValueError(f"{run.path} has no checkpoint yet, which --batch needs.")
+        seed = int(run.config.get("seed_everything") or 0)
+        found[run] = embed(draw_batch(run.checkpoint, seed, images / f"batch_{number}.png"))
+    return found
 
 
 def any_of(split: str, runs: Iterable[Run]) -> bool:
@@ -88,7 +108,12 @@ def any_of(split: str, runs: Iterable[Run]) -> bool:
 
 def embed(image: Path) -> str:
     """Return an image as an address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
+    return as_address(image.read_bytes())
+
+
+def as_address(png: bytes) -> str:
+    """Return the content of a PNG file as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def facts(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -211,6 +236,7 @@ class Part:
     classes: list[tuple[str, float, float, float, int]]
     mistakes: list[dict[str, Any]]
     wrong: int
+    examples: list[dict[str, Any]]  # with a picture
 
 
 @dataclass(frozen=True)
@@ -274,18 +300,26 @@ def part(run: Run, split: str, images: Path, several: bool) -> Part:
         list(zip(found.labels, *values, strict=True)),
         [mistake(found, row) for row in analysis.confident_mistakes(found).tolist()],
         int(matrix.sum() - matrix.diagonal().sum()),
+        [mistake(found, row) for row in pictured(found)],
     )
+
+
+def pictured(found: Predictions) -> list[int]:
+    """Return rows from all over a split of images."""
+    return analysis.examples(found).tolist() if "image" in found.samples else []
 
 
 def mistake(found: Predictions, row: int) -> dict[str, Any]:
     """Return what the table of mistakes shows of a sample."""
     target, predicted = int(found.target[row]), int(found.predicted[row])
     columns = {k: v for k, v in found.samples.items() if k in ("id", "tokens", "text")}
+    image = found.samples["image"][row] if "image" in found.samples else None
     return {
         "true": found.labels[target],
         "predicted": found.labels[predicted],
         "prob": float(found.probs[row, predicted]),
         "true_prob": float(found.probs[row, target]),
+        "image": None if image is None else as_address(image),
         **{"id": row, "tokens": None, "text": None},
         **{name: column[row] for name, column in columns.items()},
     }

@@ -123,12 +123,13 @@ AutoModelForCausalLM, and for --model.init_from of a fine-tuning.
 Show one run, or several side by side, on a page that stands alone: settings, curves, confusion
 matrix, calibration, accuracy against length, the most confident mistakes.
 
-usage: python -m lit_foundry report RUN [RUN ...] [--output DIR]
+usage: python -m lit_foundry report RUN [RUN ...] [--output DIR] [--batch]
 
   RUN           folder of a run, runs/NAME/1; of an experiment, runs/NAME, for its last run;
                 or a checkpoint inside of a run
   --output DIR  folder for index.html and its images as PNG; by default report/ in the folder of
                 the run, or for several runs in the current folder
+  --batch       also show training images as the network sees them in its first epochs
 """,
     "tokenizer": """\
 Train a tokenizer on a corpus of any size, write it for transformers, and measure it.

@@ -1,6 +1,8 @@
 """What an evaluation says of each sample, and the files that it leaves in a run's folder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from lit_foundry.analysis import confident_mistakes, examples
 from lit_foundry.plots import plot_confusion
 from lit_foundry.predictions import Predictions
 from lit_foundry.run import RunFolder
@@ -58,6 +61,16 @@ class SampleOutputs:
         return found
 
 
+def with_images(predictions: Predictions, thumbnail: Callable[[int], Any]) -> Predictions:
+    """Return predictions with pictures of the samples that a page shows."""
+    images: list[bytes | None] = [None] * len(predictions.target)
+    for row in {*confident_mistakes(predictions).tolist(), *examples(predictions).tolist()}:
+        file = BytesIO()
+        thumbnail(row).save(file, "PNG")
+        images[row] = file.getvalue()
+    return replace(predictions, samples={**predictions.samples, "image": images})
+
+
 class EvaluationRecord(Callback):
     """Writes the predictions of an evaluation and its confusion matrix.
 
@@ -97,9 +110,11 @@ class EvaluationRecord(Callback):
         if not trainer.is_global_zero:
             return
         if labels and found:
-            samples = data.describe(stage, found["index"].tolist())
+            rows = found["index"].tolist()
             probs, target = found["prob"].float().numpy(), found["target"].numpy()
-            predictions = Predictions(labels, probs, target, samples, step)
+            predictions = Predictions(labels, probs, target, data.describe(stage, rows), step)
+            if hasattr(data, "thumbnail"):
+                predictions = with_images(predictions, lambda row: data.thumbnail(stage, rows[row]))
             predictions.write(self.run.path / "predictions" / f"{stage}.parquet")
         matrix = getattr(task, "results", {}).get(f"{stage}/confusion")
         if matrix is not None:
