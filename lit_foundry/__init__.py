@@ -22,6 +22,8 @@ _HOME = {
     "ImageData": "lit_foundry.data",
     "ImageFiles": "lit_foundry.data",
     "ImageFolder": "lit_foundry.data",
+    "ImageBackbone": "lit_foundry.nn",
+    "ImageEncoder": "lit_foundry.nn",
     "MaskedLM": "lit_foundry.tasks",
     "Masking": "lit_foundry.nn.masking",
     "Mixing": "lit_foundry.nn.mixing",

@@ -4,6 +4,7 @@ from lit_foundry.nn.airbench import Airbench
 from lit_foundry.nn.backbone import Backbone, Features, restoring
 from lit_foundry.nn.heads import DenseHead, LinearHead
 from lit_foundry.nn.image import ImageBackbone
+from lit_foundry.nn.image_encoder import ImageEncoder
 from lit_foundry.nn.language_head import LanguageHead
 from lit_foundry.nn.resnet9 import ResNet9
 from lit_foundry.nn.text import TextEncoder
@@ -16,6 +17,7 @@ __all__ = [
     "DenseHead",
     "Features",
     "ImageBackbone",
+    "ImageEncoder",
     "LanguageHead",
     "LinearHead",
     "ResNet9",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 # Types that only hold parts, by name: those of torchvision, timm and transformers.
-HOLDER = re.compile(r"(Model|Encoder|Stage|DenseBlock|MaxVitBlock|ModuleList)$")
+HOLDER = re.compile(r"(Model|Transformer|Encoder|Stage|DenseBlock|MaxVitBlock)$")
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -25,7 +25,7 @@ def depth_blocks(network: nn.Module) -> list[nn.Module]:
     groups: list[list[nn.Module]] = []
     loose: list[nn.Parameter] = []
     for part in _parts(network, loose, expand=True):
-        follows = isinstance(part, NORMS) or type(part).__name__.endswith("Norm")
+        follows = isinstance(part, NORMS) or type(part).__name__.endswith(("Norm", "Pooler"))
         if groups and (follows or next(part.parameters(), None) is None):
             groups[-1].append(part)
         else:
@@ -39,9 +39,8 @@ def _parts(module: nn.Module, loose: list[nn.Parameter], expand: bool) -> Iterat
     loose += module.parameters(recurse=False)
     for child in module.children():
         nested = any(True for part in child.children() for _ in part.children())
-        if HOLDER.search(type(child).__name__) or (
-            type(child) is nn.Sequential and (expand or nested)
-        ):
+        plain = type(child) in (nn.Sequential, nn.ModuleList)
+        if HOLDER.search(type(child).__name__) or (plain and (expand or nested)):
             yield from _parts(child, loose, expand=False)
         else:
             yield child

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H height, W width, N positions, D feature width.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class ImageBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.in_channels, self.image_size = in_channels, image_size
+        self._statistics = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
         for name, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, in_channels) or (name == "std" and min(values) <= 0):
                 rule = "one number, or one for each channel" + ", above 0" * (name == "std")
@@ -61,6 +62,24 @@ class ImageBackbone(Backbone):
         """Compute features of (B, C, H, W) pixels from 0 to 255, uint8 or float."""
         return self.features(self.normalize(pixel_values))
 
+    @torch.no_grad()
+    def try_size(self, size: int) -> Features:
+        """Return the features of one black image.
+
+        Raises:
+            ValueError: If the network cannot take images of this size.
+        """
+        was = self.training
+        try:
+            return self.eval().features(torch.zeros(1, self.in_channels, size, size))
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"model.backbone cannot take images of {size} pixels ({str(error).splitlines()[0]})"
+                ": set data.image_size to a larger one, or take another network."
+            ) from error
+        finally:
+            self.train(was)
+
     def normalize(self, pixel_values: Tensor) -> Tensor:
         """Scale pixels to [0, 1], subtract the mean and divide by the standard deviation."""
         # In this order, as torchvision does it, to the bit; compiled, it is one pass.
@@ -77,3 +96,11 @@ class ImageBackbone(Backbone):
         edge = self.image_size or size
         shape = rows, self.in_channels, edge, edge
         return {"pixel_values": torch.randint(256, shape, generator=random, dtype=torch.uint8)}
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the recipe with what the data or pretrained weights decided on."""
+        recipe = super().recipe()
+        recipe["init_args"] |= {"in_channels": self.in_channels, **self._statistics}
+        if self.image_size is not None:
+            recipe["init_args"]["image_size"] = self.image_size
+        return recipe

@@ -17,12 +17,15 @@ from lit_foundry.nn.backbone import Backbone, Features, is_restoring
 from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, LinearHead, family_options
 from lit_foundry.nn.language_head import LanguageHead, build_head, is_known, weights_of
 from lit_foundry.nn.packed import check_isolation, isolated
-from lit_foundry.nn.text_config import OFFLINE, check, knows, quiet, read_config, set_dropout
-from lit_foundry.recipe import plain
+from lit_foundry.nn.text_config import (
+    OFFLINE,
+    check,
+    plain_config,
+    quiet,
+    read_config,
+    set_dropout,
+)
 from lit_foundry.sources import from_hub, resolve
-
-# What a config holds besides the architecture: where and how it was saved and loaded.
-CIRCUMSTANCES = {"transformers_version", "dtype", "torch_dtype", "name_or_path"}
 
 
 class TextEncoder(Backbone):
@@ -218,12 +221,7 @@ class TextEncoder(Backbone):
     def recipe(self) -> dict[str, Any]:
         """Return the recipe with the whole config, so that it needs neither hub nor package."""
         recipe = super().recipe()
-        config: Any = self.encoder.config
-        recipe["init_args"]["config"] = {
-            key: plain(value, f"config.{key}")
-            for key, value in config.to_diff_dict().items()
-            if key not in CIRCUMSTANCES and knows(type(config), key)
-        }
+        recipe["init_args"]["config"] = plain_config(self.encoder.config)
         return recipe
 
 

@@ -1,4 +1,4 @@
-"""Configs of ``transformers`` for text encoders: read, overridden and checked."""
+"""Configs of ``transformers`` for encoders: read, overridden and checked."""
 
 import inspect
 import re
@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from lit_foundry.nn.backbone import is_restoring
+from lit_foundry.recipe import plain
 from lit_foundry.sources import from_hub, resolve
 
 OFFLINE = (
@@ -17,11 +18,18 @@ OFFLINE = (
     "from scratch."
 )
 # Dropouts of heads, and the chance to skip a layer, which only looks like one.
-NO_DROPOUT_OF_ENCODER = re.compile("classif|cls|pooler|qa_|summary|layerdrop")
+NO_DROPOUT_OF_ENCODER = re.compile("classif|cls|pooler|qa_|summary|layerdrop|drop_path")
+# What a config holds besides the architecture: where and how it was saved and loaded.
+CIRCUMSTANCES = {"transformers_version", "dtype", "torch_dtype", "name_or_path"}
 
 
-def read_config(pretrained: str | None, overrides: dict[str, Any]) -> Any:
+def read_config(pretrained: str | None, overrides: dict[str, Any], offline: str = OFFLINE) -> Any:
     """Build a config from the pretrained one and what overrides it.
+
+    Args:
+        pretrained: Hub name, folder, or ``package:NAME/FOLDER``.
+        overrides: Entries of the config.
+        offline: What to do where the hub is out of reach, as a full sentence.
 
     Raises:
         ValueError: If nothing is given, or an entry of ``overrides`` means nothing to the model.
@@ -38,7 +46,7 @@ def read_config(pretrained: str | None, overrides: dict[str, Any]) -> Any:
     base: dict[str, Any] = {}
     if pretrained is not None and not (is_restoring() and "model_type" in overrides):
         path = resolve(pretrained)
-        with from_hub(path, OFFLINE):
+        with from_hub(path, offline):
             base, _ = PreTrainedConfig.get_config_dict(path)
     model_type = str(overrides.get("model_type", base.get("model_type")))
     if model_type not in MODEL_MAPPING_NAMES:
@@ -77,6 +85,15 @@ def knows(cls: Any, key: str) -> bool:
     code = "".join(inspect.getsource(sys.modules[c.__module__]) for c in (cls, MODEL_MAPPING[cls]))
     name = re.escape(key)
     return re.search(rf"config\.{name}\b|[\"']{name}[\"']", code) is not None
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """Return what describes the architecture, as plain data for a recipe."""
+    return {
+        key: plain(value, f"config.{key}")
+        for key, value in config.to_diff_dict().items()
+        if key not in CIRCUMSTANCES and knows(type(config), key)
+    }
 
 
 def set_dropout(config: Any, dropout: float) -> None:

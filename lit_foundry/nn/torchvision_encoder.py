@@ -1,5 +1,6 @@
 """Classification networks of torchvision as backbones, from scratch or with their weights."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -75,12 +76,12 @@ class TorchvisionEncoder(ImageBackbone):
         last, self.dim, self._dropout = networks.cut(network)
         self._tokens, self._densenet = name.startswith("vit"), name.startswith("densenet")
         if not self._tokens:  # run part by part; MNASNet's own type refuses other checkpoints
-            parts = nn.Sequential()
-            parts._modules.update(network._modules)
-            network = parts
+            network = nn.Sequential(OrderedDict(network.named_children()))
         if state is not None:
             networks.fill(network, state, last, channels, str(pretrained))
         self.network: Any = network
+        if image_size is not None:
+            self.try_size(image_size)
 
     def features(self, images: Tensor) -> Features:
         """Compute features of (B, C, H, W) normalized images."""
@@ -115,10 +116,3 @@ class TorchvisionEncoder(ImageBackbone):
     def classifier(self, num_classes: int, dropout: float | None = None) -> nn.Module:
         """Build a linear head, after the dropout that the network of torchvision has there."""
         return LinearHead(self.dim, num_classes, self._dropout if dropout is None else dropout)
-
-    def recipe(self) -> dict[str, Any]:
-        """Return the recipe with the size of the images, which may be that of the weights."""
-        recipe = super().recipe()
-        if self.image_size is not None:
-            recipe["init_args"]["image_size"] = self.image_size
-        return recipe

@@ -1,6 +1,7 @@
 """Networks of torchvision: built, cut, and filled with their weights."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -84,7 +85,7 @@ def cut(network: nn.Module) -> tuple[str, int, float]:
     if isinstance(module, nn.Linear):
         setattr(network, name, nn.Identity())
         return f"{name}.", module.in_features, float(getattr(network, "dropout", nn.Dropout(0)).p)
-    layers = list(module._modules.items())
+    layers = list(module.named_children())
     while not isinstance(layers[-1][1], (nn.Linear, nn.Conv2d)):
         layers.pop()
     last, layer = layers.pop()
@@ -92,9 +93,7 @@ def cut(network: nn.Module) -> tuple[str, int, float]:
     dropout = 0.0
     if layers and isinstance(layers[-1][1], nn.Dropout):
         dropout = layers.pop()[1].p
-    kept = nn.Sequential()
-    kept._modules.update(layers)  # under their old names
-    setattr(network, name, kept)
+    setattr(network, name, nn.Sequential(OrderedDict(layers)))  # under their old names
     return f"{name}.{last}.", dim, dropout
 
 
@@ -165,18 +164,20 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, block: nn.Module, prob: float) -> None:
         super().__init__()
-        self._modules.update(block._modules)  # the same keys in a checkpoint
-        self.depth = 3 if hasattr(block, "conv3") else 2
+        for name, module in block.named_children():  # the same keys in a checkpoint
+            self.add_module(name, module)
+        self.layers = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3) if hasattr(block, f"conv{i}")]
         self.drop_path = StochasticDepth(prob, "row")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Add the branch, for those samples whose branch is not skipped."""
-        identity = x if self.downsample is None else self.downsample(x)
-        for i in range(1, self.depth + 1):
-            x = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x))
-            if i < self.depth:
-                x = self.relu(x)
-        out: Tensor = self.relu(self.drop_path(x) + identity)
+        parts: Any = self._modules
+        identity = parts["downsample"](images) if "downsample" in parts else images
+        for conv, norm in self.layers:
+            images = parts[norm](parts[conv](images))
+            if (conv, norm) != self.layers[-1]:
+                images = parts["relu"](images)
+        out: Tensor = parts["relu"](parts["drop_path"](images) + identity)
         return out
 
 
