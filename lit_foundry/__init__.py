@@ -35,6 +35,7 @@ _HOME = {
     "TextDecoder": "lit_foundry.nn",
     "TextEncoder": "lit_foundry.nn",
     "TextFiles": "lit_foundry.data",
+    "TimmEncoder": "lit_foundry.nn",
     "TorchvisionEncoder": "lit_foundry.nn",
     "TrainTokenizer": "lit_foundry.data",
     "WandbTracker": "lit_foundry.tracking",

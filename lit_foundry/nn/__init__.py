@@ -9,6 +9,7 @@ from lit_foundry.nn.language_head import LanguageHead
 from lit_foundry.nn.resnet9 import ResNet9
 from lit_foundry.nn.text import TextEncoder
 from lit_foundry.nn.text_decoder import TextDecoder
+from lit_foundry.nn.timm_encoder import TimmEncoder
 from lit_foundry.nn.torchvision_encoder import TorchvisionEncoder
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ResNet9",
     "TextDecoder",
     "TextEncoder",
+    "TimmEncoder",
     "TorchvisionEncoder",
     "restoring",
 ]

@@ -259,6 +259,6 @@ def fitted(key: str, value: Tensor, shape: torch.Size) -> Tensor:
 
 def bicubic(grid: Tensor, count: int) -> Tensor:
     """Interpolate a square grid of (N, D) vectors to ``count`` of them, as transformers does."""
-    image = grid.T.unflatten(1, (isqrt(len(grid)), -1))[None]
+    image = grid.T.reshape(1, -1, isqrt(len(grid)), isqrt(len(grid)))
     size = (isqrt(count), isqrt(count))
     return F.interpolate(image, size, mode="bicubic", align_corners=False)[0].flatten(1).T
