@@ -140,7 +140,7 @@ def _print(summary: dict[str, Any], run: RunFolder, limit: str) -> None:
     # Plain lines: a table would break commands that one wants to copy.
     console.print(
         f"""test     {command} test --ckpt_path {checkpoint}
-predict  {command} predict --ckpt_path {checkpoint} --input texts.txt
+predict  {command} predict --ckpt_path {checkpoint} --input {kind}
 report   {command} report {run.path}
 longer   {command} fit --config {run.path / "config.yaml"} --experiment {run.path.parent.name} \\
              --resume required --trainer.{limit}""",
