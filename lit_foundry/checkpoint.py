@@ -213,7 +213,7 @@ def load_submodule(module: nn.Module, path: Path, name: str = "backbone") -> Non
 
 
 def folder_state(module: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """Read the tensors of a text encoder from a folder of ``transformers``.
+    """Read the tensors of a text or image encoder from a folder of ``transformers``.
 
     Raises:
         CheckpointError: If it has no config.json, or ``module`` cannot be built from it.
@@ -225,7 +225,10 @@ def folder_state(module: nn.Module, folder: Path) -> dict[str, Tensor]:
             "checkpoint file, or a folder with config.json and weights."
         )
     try:
-        state: dict[str, Tensor] = kind(str(folder), pooling=module.pooling).state_dict()
+        # Pretrained images may have had another size, or other channels.
+        names = ("pooling", "in_channels", "image_size")
+        options = {name: getattr(module, name) for name in names if hasattr(module, name)}
+        state: dict[str, Tensor] = kind(str(folder), **options).state_dict()
     except (OSError, ValueError) as error:
         reason = shorten(str(error), 200)
         raise CheckpointError(f"model.init_from={folder} cannot be read: {reason}") from error

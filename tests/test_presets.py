@@ -9,7 +9,7 @@ import yaml
 from lit_foundry import nn
 from tests.conftest import REPO
 
-# Millions of parameters, embeddings included, as their authors count them.
+# Millions of parameters, embeddings included and classifiers not, as their authors count them.
 SIZES = {
     "bert_base": (108, 110),
     "bert_mini": (11, 11.5),
@@ -17,6 +17,11 @@ SIZES = {
     "llama_tiny": (0.8, 0.9),
     "modernbert_base": (148, 150),
     "modernbert_small": (25, 25.5),
+    "resnet18_small": (11.1, 11.2),
+    "resnet34_small": (21.2, 21.3),
+    "resnet50": (23.5, 23.6),
+    "resnet50_small": (23.4, 23.6),
+    "vit_tiny_small": (4.0, 4.1),
 }
 OF_DATA = {"llama_tiny": 70, "modernbert_small": 8192}  # tokens that the data decide on
 
@@ -25,6 +30,8 @@ OF_DATA = {"llama_tiny": 70, "modernbert_small": 8192}  # tokens that the data d
 def test_preset_has_the_size_of_its_name(path: Path) -> None:
     part = yaml.safe_load(path.read_text())
     args = part["init_args"]
+    if part["class_path"] == "ImageEncoder":
+        args["image_size"] = 32
     if path.stem in OF_DATA:
         args |= {"vocab_size": OF_DATA[path.stem], "pad_id": 0}
     with torch.device("meta"):

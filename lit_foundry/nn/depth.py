@@ -16,8 +16,8 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 def depth_blocks(network: nn.Module) -> list[nn.Module]:
     """Cut a network into its blocks in depth order, the stem first.
 
-    A residual block is one, and so is a convolution or linear layer outside of them. Norms, and
-    what has no parameters, go with the part before. Every parameter is in one block.
+    A residual block is one, and so is a convolution or linear layer outside of them. Norms go with
+    the part before. Every parameter is in one block.
 
     Args:
         network: Any network whose parts are registered in the order in which they run.
@@ -25,11 +25,12 @@ def depth_blocks(network: nn.Module) -> list[nn.Module]:
     groups: list[list[nn.Module]] = []
     loose: list[nn.Parameter] = []
     for part in _parts(network, loose, expand=True):
+        trains = next(part.parameters(), None) is not None
         follows = isinstance(part, NORMS) or type(part).__name__.endswith(("Norm", "Pooler"))
-        if groups and (follows or next(part.parameters(), None) is None):
-            groups[-1].append(part)
-        else:
+        if trains and not (groups and follows):
             groups.append([part])
+        elif groups and (trains or getattr(part, "p", 0)):  # dropout is frozen with its block
+            groups[-1].append(part)
     if loose:  # class tokens and positions belong to the stem
         groups[0].append(nn.ParameterList(loose))
     return [group[0] if len(group) == 1 else nn.ModuleList(group) for group in groups]

@@ -96,7 +96,8 @@ class ImageEncoder(ImageBackbone):
         if pooling == "default":
             self._how = "first" if family in FIRST else "pooler"
             self._how = "first and mean" if family in FIRST_AND_MEAN else self._how
-        if self._how != "pooler" and getattr(self.encoder, "pooler", None) is not None:
+        pooler = getattr(self.encoder, "pooler", None)
+        if self._how != "pooler" and pooler is not None and any(True for _ in pooler.parameters()):
             self.encoder.pooler = None  # DDP would wait for its gradients
         # Families name their width in many ways.
         self.dim = self.try_size(self.image_size or image_size or 64).pooled.shape[1]
