@@ -38,7 +38,7 @@ def main() -> None:
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         if os.environ.get("LIT_FOUNDRY_DEBUG") == "1" or not foreseen(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message(error)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         told = error.filename and error.errno in OF_THE_DISK
@@ -53,6 +53,8 @@ def foreseen(error: BaseException) -> bool:
 
     What C code throws, as ``int("x")`` does, has our frame as its last too: hence the opcode.
     """
+    if type(error).__module__.startswith("lit_foundry."):
+        return True  # loaders throw again what their workers caught
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
@@ -61,6 +63,13 @@ def foreseen(error: BaseException) -> bool:
     code = trace.tb_frame.f_code
     is_ours = Path(code.co_filename).is_relative_to(Path(__file__).parent)
     return is_ours and code.co_code[trace.tb_lasti] == opmap["RAISE_VARARGS"]
+
+
+def message(error: BaseException) -> str:
+    """Return what an exception says, without the traceback that loaders add to a worker's."""
+    text = str(error)
+    caught = text.startswith(f"Caught {type(error).__name__} in DataLoader worker")
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if caught else text
 
 
 def run() -> None:

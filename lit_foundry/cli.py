@@ -209,8 +209,8 @@ class FoundryCLI(LightningCLI):
         changed = "; ".join(line for pair in pairs for line in differences(*pair))
         if changed:
             raise CheckpointError(
-                "The checkpoint brings its own labels, and its tokenizer or form of images, and you "
-                f"set {changed}; leave it out, or fit anew with it."
+                "The checkpoint brings its own labels, and its tokenizer or form of images, and "
+                f"you set {changed}; leave it out, or fit anew with it."
             )
 
     def _check_fit(self) -> None:

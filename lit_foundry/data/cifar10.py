@@ -35,6 +35,8 @@ class CIFAR10(ImageData):
         options: Further arguments of :class:`ImageData`.
     """
 
+    image_column = "img"
+
     def __init__(self, root: str = LAYOUT.hub, **options: Any) -> None:
         super().__init__(**options)
         self.root = root

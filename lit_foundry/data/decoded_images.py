@@ -68,7 +68,7 @@ class DecodedImages(DataModule):
         self.predict, self.keep, self.bad_images = predict, cache, bad_images
         self.transform = None if transform is None else built(transform)
         self.cache = cache_root(cache_dir)
-        self.skipped: dict[str, list[Skipped]] = {}
+        self.skipped: dict[str, Sequence[Skipped]] = {}
         self._images: dict[str, Images] = {}
 
     @abstractmethod
@@ -121,7 +121,7 @@ class DecodedImages(DataModule):
                 self.skipped[split] = images.skipped
                 warnings.warn(
                     f"{len(images.skipped)} of {len(images.pixels)} {split} images are skipped: "
-                    f"{told(images.skipped)}. The folder {self._folder(split)} lists them.",
+                    f"{told(images.skipped)}. See {images.record}.",
                     stacklevel=2,
                 )
         return self._images[split]
@@ -132,16 +132,16 @@ class DecodedImages(DataModule):
         if isinstance(pixels, np.ndarray):
             pixels = pixels.reshape(*pixels.shape[:3], -1)
             if self.form.holds(pixels.shape):
-                return Images(pixels, [])
+                return Images(pixels)
         keep = self.keep
         if keep is None:
             keep = len(table) * int(np.prod(shape)) <= CACHE_BYTES
         if not keep and not self.bad_images:
-            return Images(Streamed(table, self.form, shape), [])
+            return Images(Streamed(table, self.form, shape))
         job = Decoding(table, self.form, shape, self.bad_images, f"{split} images")
         return decode(job, self._folder(split, keep), keep)
 
-    def _folder(self, split: Split, keep: bool = True) -> Path:
+    def _folder(self, split: Split, keep: bool) -> Path:
         form = self.form
         parts = (_present(self.source(split)).content, form, self.shape, keep, FORMAT)
         key = hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +44,12 @@ class Images:
     Attributes:
         pixels: Those of each row; what a skipped row holds means nothing.
         skipped: Images that could not be decoded.
+        record: File that lists them.
     """
 
     pixels: Pixels
-    skipped: list[Skipped]
+    skipped: Sequence[Skipped] = ()
+    record: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,19 @@ def decode(job: Decoding, folder: Path, keep: bool) -> Images:
         if not _is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
             _write(job, folder, keep)
-    found = json.loads((folder / "skipped.json").read_text())
+    record = folder / "skipped.json"
+    found = json.loads(record.read_text())
     # Paths of the images as they lie now: equal ones elsewhere share the cache.
     skipped = [Skipped(row, job.table.name(row), reason) for row, _, reason in found]
     check_budget(skipped, job)
     if not keep:
-        return Images(Streamed(job.table, job.form, job.shape), skipped)
+        return Images(Streamed(job.table, job.form, job.shape), skipped, record)
     shape = len(job.table), *job.shape
-    return Images(np.asarray(np.memmap(folder / "pixels.bin", np.uint8, "r", shape=shape)), skipped)
+    pixels = np.memmap(folder / "pixels.bin", np.uint8, "r", shape=shape)
+    return Images(np.asarray(pixels), skipped, record)
 
 
-def check_budget(skipped: list[Skipped], job: Decoding) -> None:
+def check_budget(skipped: Sequence[Skipped], job: Decoding) -> None:
     """Raise DataError if more images are bad than may be skipped."""
     if len(skipped) <= job.budget:
         return
@@ -104,7 +108,7 @@ def check_budget(skipped: list[Skipped], job: Decoding) -> None:
     )
 
 
-def told(skipped: list[Skipped]) -> str:
+def told(skipped: Sequence[Skipped]) -> str:
     """Name the first few bad images."""
     more = f"; and {len(skipped) - TOLD} more" if len(skipped) > TOLD else ""
     return "; ".join(f"{path} ({reason})" for _, path, reason in skipped[:TOLD]) + more
