@@ -31,10 +31,9 @@ def draw_batch(ckpt_path: Path, seed: int, image: Path) -> Path:
     dataset = data.load("train")
     rows = [i * len(dataset.lengths) // COLUMNS for i in range(COLUMNS)]
     batch = dataset[rows]
-    rows_shown = [_shown(batch["pixel_values"])]
-    for epoch in range(EPOCHS):
-        rows_shown.append(_shown(_seen(task, batch, seed, epoch)))
-    plots.plot_images(rows_shown, [data.labels[i] for i in batch["label"].tolist()], image)
+    seen = [_seen(task, batch, seed, epoch) for epoch in range(EPOCHS)]
+    lines = [_shown(images) for images in (batch["pixel_values"], *seen)]
+    plots.plot_images(lines, [data.labels[i] for i in batch["label"].tolist()], image)
     return image
 
 

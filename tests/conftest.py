@@ -133,3 +133,23 @@ def corpus_config(folder: Path, task: str = "MaskedLM") -> dict[str, Any]:
         },
     }
     return config
+
+
+def digits_config(folder: Path) -> dict[str, Any]:
+    """Return a configuration that trains a small ResNet on augmented and mixed digits."""
+    pytest.importorskip("sklearn")
+    config = tiny_config(folder)
+    config["model"]["init_args"] = {
+        "backbone": {
+            "class_path": "ResNet9",
+            "init_args": {"width": 4, "mean": [0.3], "std": [0.4]},
+        },
+        "augment": {"pad": 1, "flip": "random", "cutout": 2},
+        "mixing": {"mixup": 0.2, "cutmix": 1.0, "until": 0.8},
+        "optim": {"lr": 5e-3, "warmup": 0.1},
+    }
+    config["data"] = {
+        "class_path": "Digits",
+        "init_args": {"mode": "L", "max_train_samples": 108, "batch_size": 12, "micro_batch": 4},
+    }
+    return config

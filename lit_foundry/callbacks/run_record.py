@@ -102,7 +102,8 @@ class RunRecord(EvaluationRecord):
             tracker.log_evaluation("val", trainer.global_step)
             if tracker.log_checkpoint and checkpoint:
                 tracker.log_artifact(checkpoint, aliases=["best"] if scored else [])
-        _print(summary, self.run, _limit(trainer))
+        images = "pixel_values" in getattr(getattr(task, "backbone", None), "inputs", ())
+        _print(summary, self.run, _limit(trainer), "images/" if images else "texts.txt")
 
 
 def _best(trainer: Trainer) -> Best | None:
@@ -120,7 +121,7 @@ def _limit(trainer: Trainer) -> str:
     return "max_steps N" if trainer.global_step == trainer.max_steps else "max_epochs N"
 
 
-def _print(summary: dict[str, Any], run: RunFolder, limit: str) -> None:
+def _print(summary: dict[str, Any], run: RunFolder, limit: str, inputs: str) -> None:
     table = Table(show_header=False, title=f"Run {run.path}", title_justify="left")
     if summary["best_score"] is not None:
         table.add_row(f"best {summary['best_metric']}", f"{summary['best_score']:.4f}")
@@ -140,7 +141,7 @@ def _print(summary: dict[str, Any], run: RunFolder, limit: str) -> None:
     # Plain lines: a table would break commands that one wants to copy.
     console.print(
         f"""test     {command} test --ckpt_path {checkpoint}
-predict  {command} predict --ckpt_path {checkpoint} --input {kind}
+predict  {command} predict --ckpt_path {checkpoint} --input {inputs}
 report   {command} report {run.path}
 longer   {command} fit --config {run.path / "config.yaml"} --experiment {run.path.parent.name} \\
              --resume required --trainer.{limit}""",

@@ -1,0 +1,197 @@
+"""Images are classified, from files to predictions, by the task that classifies texts."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lit_foundry import load
+from lit_foundry.checkpoint import load_data, load_task
+from lit_foundry.cli import main
+from lit_foundry.nn import Airbench, ResNet9, TextEncoder
+from lit_foundry.nn.augment import Augment
+from lit_foundry.nn.mixing import Mixing
+from lit_foundry.tasks import Classification
+from lit_foundry.tasks.views import Views
+from tests.conftest import digits_config, write_config
+
+pytest.importorskip("sklearn")
+ONE_STEP = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]  # of three micro-batches
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train on digits; return the folder of the run."""
+    folder = tmp_path_factory.mktemp("digits")
+    config = digits_config(folder)
+    config["model"]["init_args"] |= {"augment": {"pad": 1}, "mixing": None, "tta": "translate"}
+    config["model"]["init_args"]["backbone"]["init_args"]["width"] = 8
+    config["data"]["init_args"] |= {
+        "max_train_samples": None,
+        "batch_size": 64,
+        "micro_batch": None,
+    }
+    config["trainer"]["max_epochs"] = 4
+    path = write_config(folder / "digits.yaml", config)
+    return main(["fit", "--config", str(path)]).run.path
+
+
+@pytest.fixture(scope="module")
+def best(run: Path) -> Path:
+    """Return its best checkpoint."""
+    return run / "checkpoints" / "best.ckpt"
+
+
+def test_digits_are_learnt_and_tested(best: Path, run: Path) -> None:
+    main(["test", "--ckpt_path", str(best)])
+    assert json.loads((run / "test.json").read_text())["test/acc"] > 0.93
+
+
+def test_folder_of_images_is_predicted_with_class_names(best: Path, tmp_path: Path) -> None:
+    data: Any = load_data(best)
+    pixels, rows = data.images("test", range(40)), data.load("test")[list(range(40))]
+    for number, image in enumerate(pixels):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{number:03}.png")
+    output = tmp_path / "found.csv"
+    main(["predict", "--ckpt_path", str(best), "--input", str(tmp_path), "--output", str(output)])
+    with output.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [Path(row["id"]).name for row in found] == [f"{n:03}.png" for n in range(40)]
+    right = sum(row["label"] == str(int(y)) for row, y in zip(found, rows["label"], strict=True))
+    assert right >= 36
+
+
+def test_python_predicts_arrays_and_files_alike(best: Path, tmp_path: Path) -> None:
+    pixels = load_data(best).images("test", [0, 1, 2])  # type: ignore[attr-defined]
+    files = []
+    for number, image in enumerate(pixels):
+        files.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(image[..., 0]).save(files[-1])
+    predictor = load(best)
+    assert torch.equal(predictor.predict(files).probs, predictor.predict(list(pixels)).probs)
+
+
+def test_report_shows_images_and_what_the_network_sees(best: Path, run: Path) -> None:
+    from lit_foundry.report import main as report
+
+    main(["test", "--ckpt_path", str(best)])
+    report([str(run), "--batch"])
+    page = (run / "report" / "index.html").read_text()
+    assert page.count('<img src="data:image/png') > 30
+    assert "Training images" in page
+    assert "Accuracy against length" not in page
+    assert (run / "report" / "batch_0.png").stat().st_size > 5000
+
+
+def test_checkpoint_is_a_recipe_that_rebuilds_the_network(best: Path) -> None:
+    task: Any = load_task(best)
+    assert task.views.tta == "translate"
+    batch = load_data(best).load("test")[[0, 1]]  # type: ignore[attr-defined]
+    assert task(batch).shape == (2, 10)
+
+
+def pixels(rows: int = 6, size: int = 16) -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(256, (rows, 3, size, size), generator=random, dtype=torch.uint8)
+
+
+def test_translated_views_have_the_weights_of_airbench() -> None:
+    images = pixels()
+    views = Views(tta="translate").evaluation({"pixel_values": images})
+    assert [weight for weight, _ in views] == [0.25, 0.25, 0.125, 0.125, 0.125, 0.125]
+    found = [view["pixel_values"] for _, view in views]
+    assert torch.equal(found[0], images)
+    assert torch.equal(found[1], images.flip(-1))
+    assert torch.equal(found[2][..., 1:, 1:], images[..., :-1, :-1])  # down and right
+    assert torch.equal(found[4][..., :-1, :-1], images[..., 1:, 1:])
+    assert torch.equal(found[5], found[4].flip(-1))
+
+
+def test_evaluation_takes_the_centre_and_draws_nothing() -> None:
+    views = Views(Augment(size=8, pad=2, flip="random"))
+    [(weight, batch)] = views.evaluation({"pixel_values": pixels()})
+    assert weight == 1.0
+    assert torch.equal(batch["pixel_values"], pixels()[..., 4:12, 4:12])
+
+
+def test_targets_are_shares_until_mixing_ends() -> None:
+    views = Views(mixing=Mixing(mixup=1.0, until=0.5))
+    label = torch.arange(6) % 3
+    batch = {"pixel_values": pixels(), "index": torch.arange(6), "label": label}
+    when = {"seed": 0, "epoch": 0}
+    early = views.train(batch, 3, torch.zeros(1), progress=0.4, **when)
+    late = views.train(batch, 3, torch.zeros(1), progress=0.6, **when)
+    assert early["target"].shape == (6, 3)
+    assert "target" not in late
+    assert late["pixel_values"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("option", [{"augment": Augment()}, {"mixing": Mixing()}, {"tta": "flip"}])
+def test_options_of_images_are_refused_for_texts(option: dict[str, Any]) -> None:
+    bert = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9}
+    encoder = TextEncoder(config=bert | {"num_attention_heads": 1, "intermediate_size": 8})
+    with pytest.raises(ValueError, match=r"model\.augment.* are for images, and a TextEncoder"):
+        Classification(encoder, 2, **option)
+
+
+def test_network_for_another_size_names_the_key(tmp_path: Path) -> None:
+    config = digits_config(tmp_path)
+    vit = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "patch_size": 4}
+    vit |= {"num_attention_heads": 2, "intermediate_size": 16}
+    backbone = {"class_path": "ImageEncoder", "init_args": {"config": vit, "image_size": 12}}
+    config["model"]["init_args"]["backbone"] = backbone
+    path = write_config(tmp_path / "vit.yaml", config)
+    with pytest.raises(ValueError, match=r"image_size=12, but Digits has 8; set model\.backbone\."):
+        main(["fit", "--config", str(path)])
+    backbone["init_args"]["image_size"] = None  # taken from the data
+    main(["fit", "--config", str(write_config(path, config)), *ONE_STEP])
+
+
+def test_whitening_layer_whitens_patches() -> None:
+    random = np.random.default_rng(0)
+    smooth = random.integers(0, 128, (300, 3, 16, 16)).cumsum(1) % 256  # channels go together
+    images = torch.from_numpy(smooth.astype(np.uint8))
+    backbone = Airbench(mean=[0.5], std=[0.3])
+    backbone.fit_to({"pixel_values": images})
+    out = torch.nn.functional.conv2d(backbone.normalize(images), backbone.whiten.weight)
+    first, second = out.detach().chunk(2, 1)
+    assert torch.allclose(first, -second)
+    flat = first.transpose(0, 1).flatten(1).double()
+    covariance = flat @ flat.T / flat.shape[1]
+    assert torch.allclose(covariance, torch.eye(12, dtype=torch.float64), atol=0.05)
+
+
+def test_whitening_is_fitted_before_training_and_never_trained(tmp_path: Path) -> None:
+    config = digits_config(tmp_path)
+    widths = {"widths": [8, 8, 8], "mean": [0.3], "std": [0.4]}
+    config["model"]["init_args"]["backbone"] = {"class_path": "Airbench", "init_args": widths}
+    config["model"]["init_args"]["optim"] = {"name": "muon_sgd", "lr": 0.01, "muon_lr": 0.1}
+    config["data"]["init_args"] |= {"size": 32, "max_train_samples": None}
+    path = write_config(tmp_path / "air.yaml", config)
+    task: Any = main(["fit", "--config", str(path), *ONE_STEP]).model
+    fresh = Airbench((8, 8, 8), in_channels=1, mean=[0.3], std=[0.4])
+    data = task.trainer.datamodule
+    fresh.fit_to(data.load("train")[range(len(data.load("train")))])
+    assert torch.allclose(task.backbone.whiten.weight, fresh.whiten.weight, atol=1e-4)
+    assert all((norm.weight == 1).all() for group in task.backbone.groups for norm in group.norms)
+
+
+@pytest.mark.parametrize(
+    "backbone", [Airbench((8, 16, 24)), Airbench((8, 16, 24), depth=3), ResNet9(4)]
+)
+def test_small_networks_agree_with_their_contract(backbone: Any) -> None:
+    images = pixels(4, 32)
+    features = backbone(images)
+    assert features.pooled.shape == (4, backbone.dim)
+    assert features.tokens.shape[::2] == (4, backbone.dim)
+    assert torch.equal(features.tokens.amax(1), features.pooled)
+    owned = {p for block in backbone.blocks() for p in block.parameters()}
+    assert owned == set(backbone.parameters())
+    backbone.classifier(5)(features).sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters() if p.requires_grad)
