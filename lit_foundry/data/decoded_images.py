@@ -120,7 +120,7 @@ class DecodedImages(DataModule):
             if images.skipped:
                 self.skipped[split] = images.skipped
                 warnings.warn(
-                    f"{len(images.skipped)} of {len(images.pixels)} {split} images are skipped: "
+                    f"{len(images.skipped)} of {images.pixels.shape[0]} {split} images are skipped: "
                     f"{told(images.skipped)}. See {images.record}.",
                     stacklevel=2,
                 )

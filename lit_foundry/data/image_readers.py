@@ -164,7 +164,7 @@ def _columns(image: str, label: str | None, id: str | None) -> dict[str, str]:
 def _parquet(path: Path, names: list[str]) -> Any:
     try:
         check_columns(str(path), names, pq.read_schema(path).names, KEYS)
-        return pq.read_table(path, columns=names, partitioning=None)
+        return pq.read_table(path, columns=list(dict.fromkeys(names)), partitioning=None)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not valid parquet ({error}). Write it again.") from error
 
