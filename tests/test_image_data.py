@@ -2,22 +2,26 @@
 
 import csv
 import io
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from lit_foundry.checkpoint import CheckpointError, load_data
+from lit_foundry.cli import main
 from lit_foundry.data import CIFAR10, CIFAR100, DataError, Digits, ImageFiles, ImageFolder
 from lit_foundry.data.decoding import Form
 from lit_foundry.data.image_data import ImageData
 from lit_foundry.data.samplers import EpochRows
-from tests.conftest import REAL
+from tests.conftest import REAL, tiny_config, write_config
 from tests.images import (
     encoded,
     noise,
@@ -465,6 +469,42 @@ def test_thumbnails_are_small(tmp_path: Path) -> None:
     data = ImageFolder(str(write_class_folders(tmp_path / "a", 20, height=200, width=120)))
     assert data.thumbnail("train", 0).size == (58, 96)
     assert "image_size" not in data.facts
+
+
+def test_the_command_line_fits_tests_and_predicts_on_images(tmp_path: Path) -> None:
+    root = tmp_path / "pets"
+    for split, count in (("train", 40), ("test", 10)):
+        write_class_folders(root / split, count)
+    config = {
+        "model": {
+            "class_path": "Classification",
+            "init_args": {"backbone": {"class_path": "tests.images.Patches"}},
+        },
+        "data": {
+            "class_path": "ImageFolder",
+            "init_args": {"root": str(root), "size": 8, "batch_size": 6, "transform": RANDOM},
+        },
+        "trainer": tiny_config(tmp_path)["trainer"],
+    }
+    path = write_config(tmp_path / "pets.yaml", config)
+    cli = main(["fit", "--config", str(path)])
+    assert cli.model.backbone.in_channels == 3
+    assert cli.model.backbone.image_size == 8
+    best = str(cli.run.checkpoints / "best.ckpt")
+    main(["test", "--ckpt_path", best])
+    records = pq.read_table(cli.run.path / "predictions/test.parquet")
+    assert records.column("id").to_pylist()[0] == "cat/000.webp"
+    output = tmp_path / "out.jsonl"
+    images = str(root / "test/dog")
+    main(["predict", "--ckpt_path", best, "--input", images, "--output", str(output)])
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["id"] for line in lines] == sorted(p.name for p in (root / "test/dog").iterdir())
+    assert set(lines[0]["prob"]) == {"cat", "dog"}
+    data = load_data(best)
+    [batch] = data.batches([images + "/" + lines[0]["id"]], 8192)
+    assert batch["pixel_values"].shape == (1, 3, 8, 8)
+    with pytest.raises(CheckpointError, match=r"form of images, and you set data.size: 8 -> 16"):
+        main(["test", "--ckpt_path", best, "--data.size", "16"])
 
 
 @pytest.mark.skipif(not (REAL / "cifar10").is_dir(), reason="needs the real CIFAR-10")

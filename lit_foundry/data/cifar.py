@@ -89,7 +89,9 @@ def _named(table: ImageTable, layout: Layout) -> ImageTable:
 
 
 def _read_pickles(files: Sequence[Path], layout: Layout) -> ImageTable:
-    pixels, labels, ids = [], [], []
+    pixels = []
+    labels: list[str] = []
+    ids: list[str] = []
     for file in files:
         batch = _unpickled(file)
         data, numbers = (batch.get(key.encode()) for key in ("data", layout.key))

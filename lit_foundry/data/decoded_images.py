@@ -120,8 +120,8 @@ class DecodedImages(DataModule):
             if images.skipped:
                 self.skipped[split] = images.skipped
                 warnings.warn(
-                    f"{len(images.skipped)} of {images.pixels.shape[0]} {split} images are skipped: "
-                    f"{told(images.skipped)}. See {images.record}.",
+                    f"{len(images.skipped)} of {images.pixels.shape[0]} {split} images are skipped"
+                    f": {told(images.skipped)}. See {images.record}.",
                     stacklevel=2,
                 )
         return self._images[split]

@@ -46,7 +46,8 @@ def read_digits() -> ImageTable:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            "Digits come with scikit-learn, which is not installed: pip install scikit-learn."
+            "Digits come with scikit-learn, which is not installed: pip install "
+            "'lit-foundry[digits]'."
         ) from None
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)

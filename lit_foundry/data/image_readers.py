@@ -207,7 +207,8 @@ def _from_arrow(
 
 def _encoded(column: Any, source: str, name: str) -> tuple[Any, list[str | None]]:
     """Split a column of images into bytes, None if it has only paths, and paths."""
-    kind, paths = column.type, [None] * len(column)
+    kind = column.type
+    paths: list[str | None] = [None] * len(column)
     if pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
         paths = pc.struct_field(column, "path").to_pylist()
         column = pc.struct_field(column, "bytes")
