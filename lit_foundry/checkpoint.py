@@ -14,9 +14,12 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lit_foundry.nn import restoring
+
+MANIFEST = "lit_foundry.json"  # what an exported folder says of itself
 
 
 class CheckpointError(ValueError):
@@ -179,7 +182,7 @@ def submodule_state(path: Path, name: str) -> dict[str, Tensor]:
     """Read the tensors of one submodule from a checkpoint.
 
     Args:
-        path: Checkpoint of any task.
+        path: Checkpoint of any task, or its export as ``safetensors``.
         name: Attribute that holds the submodule, such as ``"backbone"``.
 
     Returns:
@@ -188,7 +191,8 @@ def submodule_state(path: Path, name: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: If the checkpoint has no such submodule.
     """
-    state = read_checkpoint(path)["state_dict"]
+    weights = path / "model.safetensors"
+    state = load_file(weights) if path.is_dir() else read_checkpoint(path)["state_dict"]
     prefix = f"{name}."
     found = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
     if not found:
@@ -202,14 +206,21 @@ def load_submodule(module: nn.Module, path: Path, name: str = "backbone") -> Non
 
     Args:
         module: A backbone.
-        path: Checkpoint, or a folder of ``transformers``, such as an export.
+        path: Checkpoint, or a folder: of ``transformers``, or an export.
         name: Attribute of the checkpoint's task that holds it.
 
     Raises:
         CheckpointError: If the tensors differ in name or shape; the first ones are listed.
     """
-    state = folder_state(module, path) if path.is_dir() else submodule_state(path, name)
+    others = path.is_dir() and not holds_task(path)
+    state = folder_state(module, path) if others else submodule_state(path, name)
     load_strictly(module, state, f"{path}, {name}")
+
+
+def holds_task(folder: Path) -> bool:
+    """Tell whether a folder is an export as ``safetensors``."""
+    manifest = folder / MANIFEST
+    return manifest.is_file() and json.loads(manifest.read_text())["format"] == "safetensors"
 
 
 def folder_state(module: nn.Module, folder: Path) -> dict[str, Tensor]:

@@ -4,27 +4,28 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lit_foundry import __version__
 from lit_foundry.checkpoint import CheckpointError, load_data, load_task
-from lit_foundry.inference import MANIFEST, exported_logits
-from lit_foundry.nn import Backbone
+from lit_foundry.inference import JOBS, MANIFEST, exported_logits
+from lit_foundry.nn import Backbone, ImageBackbone
+from lit_foundry.nn.image_classifier import image_classifier, image_processor
 from lit_foundry.nn.language_model import language_model
 from lit_foundry.nn.sequence_classifier import sequence_classifier
 from lit_foundry.run import RunFolder
 from lit_foundry.tracking import tracker_of
 from lit_foundry.usage import OWN_HELP, Parser
 
-CLASSIFIES = "text-classification"
 # Largest difference of logits, in units of the largest logit or 1.
-TOLERANCE = {"hf": 1e-5, "onnx": 1e-4, "torch": 1e-5}
+TOLERANCE = {"hf": 1e-5, "onnx": 1e-4, "torch": 1e-5, "safetensors": 1e-5}
 # Rows and size (tokens) of what is compared, as far as the data's own longest allows.
 SHAPES = ((1, 8), (3, 33), (8, 64), (2, 8192))
 LOGITS = 10**8  # most of them at once
@@ -44,16 +45,17 @@ def main(args: list[str]) -> None:
     print(f"Exported to {output}. In Python:")
     manifest = json.loads((output / MANIFEST).read_text())
     job = manifest["job"]
-    if job == CLASSIFIES:
-        print(f'  lit_foundry.load("{output}").predict(["a text"])')
+    if job in JOBS:
+        print(f'  lit_foundry.load("{output}").predict(["{JOBS[job]}"])')
     if given.format == "hf":
         text = {
-            CLASSIFIES: '"a text", truncation=True',
+            "text-classification": '"a text", truncation=True',
+            "image-classification": '"image.png"',
             "fill-mask": f'"a text with its {manifest["mask"]}"',
             "text-generation": '"a text that"',
         }[job]
         print(f'  transformers.pipeline("{job}", "{output}")({text})')
-    if job != CLASSIFIES:
+    if job not in JOBS:
         print(f"To fine-tune from it: --model.init_from {output}")
 
 
@@ -62,7 +64,7 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
 
     Args:
         ckpt_path: Checkpoint of a classification task or, for ``hf`` alone, a language model.
-        format: ``hf``, ``onnx`` or ``torch``.
+        format: ``hf``, ``onnx``, ``torch`` or ``safetensors``.
         output: Folder to write; None takes ``<run>/export/<format>``.
 
     Returns:
@@ -81,14 +83,16 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
     task: Any = load_task(ckpt_path)
     if not hasattr(task, "head") or not hasattr(task, "backbone"):
         raise CheckpointError(f"{ckpt_path} holds a {type(task).__name__}, which has no head.")
-    job = getattr(task, "job", CLASSIFIES)  # name of the pipeline of transformers
-    if job != CLASSIFIES and format != "hf":
+    images = isinstance(task.backbone, ImageBackbone)
+    # Name of the pipeline of transformers.
+    job = getattr(task, "job", "image-classification" if images else "text-classification")
+    if job not in JOBS and format != "hf":
         raise CheckpointError(
             f"--format {format} takes classifiers; a {type(task).__name__} takes --format hf."
         )
     data: Any = load_data(ckpt_path)
-    kind = Network if job == CLASSIFIES else LanguageNetwork
-    network = kind(task.backbone, task.head, data.batch_fields).eval()
+    kind = ImageNetwork if images else Network if job in JOBS else LanguageNetwork
+    network = kind(task.backbone, task.head, data).eval()
     state = data.state()
     manifest: dict[str, Any] = {
         "version": __version__,
@@ -110,10 +114,13 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
     partial.mkdir()
     try:
         tokenizer = data.save_preprocessor(partial, network.inputs, job == "text-generation")
-        {"hf": write_hf, "onnx": write_onnx, "torch": write_torch}[format](
-            network, partial, data.labels
-        )
-        if job != CLASSIFIES:
+        if format == "safetensors":
+            write_safetensors(task, partial)
+        else:
+            {"hf": write_hf, "onnx": write_onnx, "torch": write_torch}[format](
+                network, partial, data.labels
+            )
+        if job not in JOBS:
             write_ids(partial, tokenizer)
         manifest["difference"] = compare(network, partial, format, data.facts)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -147,16 +154,18 @@ class Network(nn.Module):
     Args:
         backbone: Text or image encoder.
         head: From its features to (B, C) logits.
-        fields: Fields of the data's batches; optional inputs that they lack are left out.
+        data: Data module; optional inputs that its batches lack are left out.
 
     Attributes:
         inputs: Fields that :meth:`forward` takes, in order.
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Module, fields: Sequence[str]) -> None:
+    most = LOGITS  # tokens at once
+
+    def __init__(self, backbone: Backbone, head: nn.Module, data: Any) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
-        optional = [name for name in backbone.optional_inputs if name in fields]
+        optional = [name for name in backbone.optional_inputs if name in data.batch_fields]
         self.inputs = (*backbone.inputs, *optional)
 
     def forward(self, *values: Tensor) -> Tensor:
@@ -172,9 +181,46 @@ class Network(nn.Module):
         batch = self.backbone.example(rows, size)
         return tuple(batch[name].long() for name in self.inputs)
 
+    def cases(self, facts: Mapping[str, int]) -> Iterator[tuple[Tensor, ...]]:
+        """Yield inputs of several shapes, as far as the data allow."""
+        for rows, size in SHAPES:
+            yield self.example(rows, min(size, facts["max_length"], self.most // rows))
+
+    def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
+        """Let rows and size vary, alike in all inputs."""
+        rows, size = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
+        return tuple({0: rows, 1: size} for _ in self.inputs)
+
+
+class ImageNetwork(Network):
+    """Backbone and head as a function of images of one size, with pixels from 0 to 255 (uint8)."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module, data: Any) -> None:
+        super().__init__(backbone, head, data)
+        if "image_size" not in data.facts:
+            raise CheckpointError("Only square images are exported: set data.size and fit again.")
+        self.size = data.facts["image_size"]
+        self.fit = data.state().get("fit", "squash")
+
+    def example(self, rows: int, size: int) -> tuple[Tensor, ...]:
+        """Return so many images of the data's size."""
+        return tuple(self.backbone.example(rows, self.size).values())
+
+    def cases(self, facts: Mapping[str, int]) -> Iterator[tuple[Tensor, ...]]:
+        """Yield several numbers of images."""
+        return (self.example(rows, self.size) for rows in (1, 3, 8))
+
+    def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
+        """Let the number of images vary."""
+        return ({0: torch.export.Dim.DYNAMIC},)
+
 
 class LanguageNetwork(Network):
     """Backbone and language head as a function of tensors."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module, data: Any) -> None:
+        super().__init__(backbone, head, data)
+        self.most = LOGITS // data.facts["vocab_size"]
 
     def forward(self, *values: Tensor) -> Tensor:
         """Return (B, T, V) logits."""
@@ -186,12 +232,23 @@ class LanguageNetwork(Network):
 
 
 def write_hf(network: Network, folder: Path, labels: Sequence[str]) -> None:
-    """Write what ``AutoModelForSequenceClassification`` loads, or that of the language model."""
-    if isinstance(network, LanguageNetwork):
+    """Write what the Auto class of ``transformers`` loads for the job."""
+    if isinstance(network, ImageNetwork):
+        model = image_classifier(network.backbone, network.head, labels)
+        backbone: Any = network.backbone
+        image_processor(backbone, network.size, network.fit).save_pretrained(folder)
+    elif isinstance(network, LanguageNetwork):
         model = language_model(network.backbone, network.head)
     else:
         model = sequence_classifier(network.backbone, network.head, labels)
     model.save_pretrained(folder)
+
+
+def write_safetensors(task: Any, folder: Path) -> None:
+    """Write the weights, and the recipe of the task that they belong to."""
+    state = {key: value.contiguous() for key, value in task.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(task.recipe(), indent=2) + "\n")
 
 
 def write_ids(folder: Path, tokenizer: Any) -> None:
@@ -206,15 +263,9 @@ def write_ids(folder: Path, tokenizer: Any) -> None:
             path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def dynamic_shapes(network: Network) -> tuple[dict[int, Any], ...]:
-    """Let rows and size vary, alike in all inputs."""
-    rows, size = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
-    return tuple({0: rows, 1: size} for _ in network.inputs)
-
-
 def write_torch(network: Network, folder: Path, labels: Sequence[str]) -> None:
     """Write a program of ``torch.export``."""
-    shapes = {"values": dynamic_shapes(network)}
+    shapes = {"values": network.dynamic_shapes()}
     with torch.no_grad():
         program = torch.export.export(network, network.example(3, 17), dynamic_shapes=shapes)
     torch.export.save(program, folder / "model.pt2")
@@ -231,7 +282,7 @@ def write_onnx(network: Network, folder: Path, labels: Sequence[str]) -> None:
         folder / "model.onnx",
         input_names=list(network.inputs),
         output_names=["logits"],
-        dynamic_shapes={"values": dynamic_shapes(network)},
+        dynamic_shapes={"values": network.dynamic_shapes()},
         dynamo=True,
         external_data=size > 1.5e9,  # a file of protobuf holds at most 2 GB
         verbose=False,
@@ -247,9 +298,7 @@ def compare(network: Network, folder: Path, format: str, facts: Mapping[str, int
     """
     logits = exported_logits(folder, format, network.inputs)
     differences = []
-    most = LOGITS // (facts["vocab_size"] if isinstance(network, LanguageNetwork) else 1)
-    for rows, size in SHAPES:
-        values = network.example(rows, min(size, facts["max_length"], most // rows))
+    for values in network.cases(facts):
         expected = network(*values)
         found = logits(dict(zip(network.inputs, values, strict=True)))
         scale = max(1.0, float(expected.abs().max()))

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
+from safetensors.torch import load_file
 from torch import Tensor
 
-from lit_foundry.checkpoint import CheckpointError, build, load_data, load_task
+from lit_foundry.checkpoint import MANIFEST, CheckpointError, build, load_data, load_task
+from lit_foundry.nn import restoring
 
 Logits = Callable[[Mapping[str, Tensor]], Tensor]  # fields of a batch to (B, C)
-MANIFEST = "lit_foundry.json"  # what an exported folder says of itself
+# What labels inputs, by the name of the pipeline of transformers, with an input.
+JOBS = {"text-classification": "a text", "image-classification": "image.png"}
 
 
 class Predicted(NamedTuple):
@@ -42,15 +45,17 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(
-        self, inputs: str | Sequence[str] | Sequence[tuple[str, str]], batch_tokens: int = 8192
+        self, inputs: Any | Sequence[Any] | Sequence[tuple[str, str]], batch_tokens: int = 8192
     ) -> Predicted:
-        """Label texts, or pairs of texts.
+        """Label texts, pairs of texts, or images.
 
         Args:
-            inputs: One text, several, or several pairs.
+            inputs: One text, several, or several pairs; one image, or several: paths, images of
+                PIL, or arrays (H, W, C) of uint8.
             batch_tokens: Most tokens at once, padding included.
         """
-        rows = [inputs] if isinstance(inputs, str) else inputs
+        several = isinstance(inputs, Sequence) and not isinstance(inputs, str)
+        rows = inputs if several else [inputs]
         probs = torch.zeros(len(rows), len(self.labels))
         for batch in self.data.batches(rows, batch_tokens):
             probs[batch["index"]] = self.logits(batch).float().softmax(-1).cpu()
@@ -82,7 +87,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
             "or a folder that export wrote."
         )
     manifest = json.loads((path / MANIFEST).read_text())
-    if (job := manifest.get("job", "text-classification")) != "text-classification":
+    if (job := manifest.get("job", "text-classification")) not in JOBS:
         raise CheckpointError(f"{path} labels nothing: use transformers.pipeline({job!r}, FOLDER).")
     data = build(manifest["data"], LightningDataModule)
     state = manifest["data_state"]
@@ -102,9 +107,12 @@ def exported_logits(
 
     Args:
         folder: The folder.
-        format: ``hf``, ``onnx`` or ``torch``.
+        format: ``hf``, ``onnx``, ``torch`` or ``safetensors``.
         names: Fields of a batch that it takes, in order.
         device: Where it runs; ``onnx`` and ``torch`` run on the CPU.
+
+    Returns:
+        From a batch, whose pixels range from 0 to 255, to its logits.
     """
 
     def taken(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,7 +125,14 @@ def exported_logits(
 
         [name] = transformers.AutoConfig.from_pretrained(folder).architectures
         model: Any = getattr(transformers, name).from_pretrained(folder).eval().to(device)
-        return lambda batch: model(**_moved(taken(batch), device)).logits
+        ready = _normalizer(folder) if "pixel_values" in names else dict
+        return lambda batch: model(**ready(_moved(taken(batch), device))).logits
+    if format == "safetensors":
+        with restoring():
+            task: Any = build(json.loads((folder / "config.json").read_text()), LightningModule)
+        task.load_state_dict(load_file(folder / "model.safetensors"))
+        task.eval().to(device)
+        return lambda batch: task(_moved(batch, device))
     if format == "onnx":
         try:
             import onnxruntime
@@ -136,3 +151,15 @@ def exported_logits(
         return run
     program = torch.export.load(folder / "model.pt2").module()
     return lambda batch: program(*taken(batch).values())
+
+
+def _normalizer(folder: Path) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Do what the folder's image processor does to pixels of the right size."""
+    said = json.loads((folder / "preprocessor_config.json").read_text())
+    mean, std = (torch.tensor(said[key]).view(-1, 1, 1) for key in ("image_mean", "image_std"))
+
+    def normalized(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        pixels = batch["pixel_values"].float() * said["rescale_factor"]
+        return {"pixel_values": (pixels - mean.to(pixels)) / std.to(pixels)}
+
+    return normalized

@@ -106,18 +106,22 @@ OWN_HELP = {
     "export": """\
 Write the network of a checkpoint in a form that others load, once its outputs were compared.
 
-usage: python -m lit_foundry export --ckpt_path FILE --format {hf,onnx,torch} [--output DIR]
+usage: python -m lit_foundry export --ckpt_path FILE --format {hf,onnx,torch,safetensors}
+                                    [--output DIR]
 
   --ckpt_path FILE  checkpoint, such as runs/NAME/1/checkpoints/best.ckpt
   --format hf       folder for transformers: safetensors, config with label names, tokenizer
   --format onnx     model.onnx with dynamic shapes, tokenizer; needs lit-foundry[onnx]
   --format torch    model.pt2, a program of torch.export with dynamic shapes, tokenizer
+  --format safetensors  weights and recipe of any classifier, for lit_foundry.load and
+                    --model.init_from
   --output DIR      folder to write; <run>/export/<format> if left out
 
 The network is written beside its place, read back, and compared with the checkpoint on batches of
 several shapes; only then does it replace an older export. In Python, lit_foundry.load(DIR) labels
-texts with any of them. Language models take --format hf: a folder for AutoModelForMaskedLM or
-AutoModelForCausalLM, and for --model.init_from of a fine-tuning.
+texts or images with any of them; onnx and torch take images (uint8) of the size that was trained
+on, and hf the networks of ImageEncoder. Language models take --format hf: a folder for
+AutoModelForMaskedLM or AutoModelForCausalLM, and for --model.init_from of a fine-tuning.
 """,
     "report": """\
 Show one run, or several side by side, on a page that stands alone: settings, curves, confusion

@@ -381,7 +381,7 @@ def saved(family: str, folder: Path, **changes: Any) -> Any:
     import transformers
 
     torch.manual_seed(1)
-    config = transformers.AutoConfig.for_model(**config_of(family, **changes))
+    config = transformers.AutoConfig.for_model(num_labels=7, **config_of(family, **changes))
     config.architectures = []  # of several classifiers, transformers takes the first
     model = transformers.AutoModelForImageClassification.from_config(config)
     model.save_pretrained(folder)

@@ -71,12 +71,12 @@ class ImageEncoder(ImageBackbone):
     ) -> None:
         built = read_config(pretrained, config or {}, OFFLINE)
         check(built)
-        built.num_labels = 2  # the classes are the task's
         if dropout is not None:
             set_dropout(built, dropout)
         if drop_path is not None:
             set_drop_path(built, drop_path)
         original = copy.deepcopy(built)
+        built.num_labels = 2  # the classes are the task's
         for key, value in (("num_channels", in_channels), ("image_size", image_size)):
             if value is not None and key not in (config or {}) and knows(type(built), key):
                 setattr(built, key, value)
