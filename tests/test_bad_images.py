@@ -413,5 +413,7 @@ def test_whatever_the_damage_an_image_is_bad_or_has_pixels() -> None:
 
 def test_missing_scikit_learn_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(ModuleNotFoundError, match=r"Digits come with scikit-learn.*pip install"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"Digits come with scikit-learn.*lit-foundry\[digits\]"
+    ):
         Digits().load("train")

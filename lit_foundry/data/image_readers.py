@@ -117,8 +117,8 @@ def read_image_table(
     if path.suffix.lower() != ".parquet":
         rows = list(rows_of(path, list(columns.values()), keys=KEYS))
         fields = checked(iter(rows), str(path), columns, RULE)
-        names = zip([where for where, _ in rows], fields["images"], strict=True)
-        files = [_there(where, path.parent, name) for where, name in names]
+        places = zip([where for where, _ in rows], fields["images"], strict=True)
+        files = [_there(where, path.parent, name) for where, name in places]
         fields.setdefault("ids", fields["images"])
         return ImageTable(files, fields.get("labels"), fields["ids"], str(path), cache=cache)
     parts = sorted(path.parent.glob(path.name)) if "*" in path.name else [existing(path)]
