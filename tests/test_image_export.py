@@ -122,7 +122,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def fitted(folder: Path, backbone: str, init_args: dict[str, Any], **data: Any) -> Path:
     """Fit two steps; return the checkpoint."""
-    model = {"backbone": {"class_path": backbone, "init_args": init_args}, "optim": {"lr": 3e-4}}
+    part = {"class_path": backbone, "init_args": init_args}
+    model = {"backbone": part, "num_classes": 3, "optim": {"lr": 3e-4}}
     config = {
         "model": {"class_path": "Classification", "init_args": model},
         "data": {"class_path": f"{__name__}.Noise", "init_args": {"batch_size": 6} | data},

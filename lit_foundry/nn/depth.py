@@ -29,7 +29,7 @@ def depth_blocks(network: nn.Module) -> list[nn.Module]:
         follows = isinstance(part, NORMS) or type(part).__name__.endswith(("Norm", "Pooler"))
         if trains and not (groups and follows):
             groups.append([part])
-        elif groups and (trains or getattr(part, "p", 0)):  # dropout is frozen with its block
+        elif groups and (trains or hasattr(part, "p")):  # dropout is frozen with its block
             groups[-1].append(part)
     if loose:  # class tokens and positions belong to the stem
         groups[0].append(nn.ParameterList(loose))

@@ -123,9 +123,11 @@ class ImageEncoder(ImageBackbone):
                 f"model.backbone.pooling {self.pooling} is for networks with a class token, and "
                 f"{family} has none: leave it out."
             )
-        first, patches = tokens[:, 0], tokens[:, self._prefix :].mean(1)
-        both = {"first": first, "mean": patches}
-        return Features(tokens, both.get(self._how, torch.cat((first, patches), -1)))
+        if self._how == "first":
+            return Features(tokens, tokens[:, 0])
+        patches = tokens[:, self._prefix :].mean(1)
+        both = self._how == "first and mean"
+        return Features(tokens, torch.cat((tokens[:, 0], patches), -1) if both else patches)
 
     def blocks(self) -> list[nn.Module]:
         """Return the embeddings, then the layers or residual blocks."""
