@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -17,6 +16,7 @@ from torchmetrics.classification import (
 
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.augment import Augment
+from lit_foundry.nn.classification_loss import classification_loss
 from lit_foundry.nn.image import ImageBackbone
 from lit_foundry.nn.mixing import Mixing
 from lit_foundry.optim import OptimConfig
@@ -35,6 +35,8 @@ class Classification(Task):
         num_classes: Number of classes C; None takes it from the data.
         label_smoothing: Share of the target that is spread over all classes, in [0, 1).
         class_weights: Weight of each class in the loss, C numbers.
+        focal_gamma: Focus of the loss on samples that are still hard (Lin et al., 2017,
+            https://arxiv.org/abs/1708.02002); 0 is the cross-entropy, 2 is common.
         dropout: Probability before the last layer; None takes the family's own.
         augment: What is done to training images; None nothing.
         mixing: How training images are mixed; None not at all.
@@ -58,6 +60,7 @@ class Classification(Task):
         num_classes: int | None = None,
         label_smoothing: float = 0.0,
         class_weights: list[float] | None = None,
+        focal_gamma: float = 0.0,
         dropout: float | None = None,
         augment: Augment | None = None,
         mixing: Mixing | None = None,
@@ -78,6 +81,8 @@ class Classification(Task):
             raise ValueError(
                 f"model.class_weights has {len(class_weights)} numbers for {num_classes} classes."
             )
+        if focal_gamma < 0:
+            raise ValueError(f"model.focal_gamma is at least 0, got {focal_gamma}.")
         kwargs: dict[str, Any] = {"num_classes": num_classes, "validate_args": False}
         accuracy = MulticlassAccuracy(average="micro", **kwargs)
         metrics = {
@@ -89,7 +94,7 @@ class Classification(Task):
         super().__init__(optim, finetune, init_from, metrics, {"acc": accuracy.clone()})
         self.backbone = backbone
         self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         self.head = backbone.classifier(num_classes, dropout)
@@ -126,12 +131,11 @@ class Classification(Task):
         if stage == "train":
             batch = self._augmented(batch)
             logits, target = self(batch).float(), batch.get("target", label)
-            smoothing = self.label_smoothing
+            how = self.label_smoothing, self.focal_gamma
         else:
-            logits, target, smoothing = self._evaluated(batch), label, 0.0
-        loss = F.cross_entropy(logits, target, self.class_weights, label_smoothing=smoothing)
-        # Weighted, the loss averages over the weights of the labels.
-        count = len(label) if self.class_weights is None else self.class_weights[label].sum()
+            # Probabilities are scored, which smoothing and focus leave uncalibrated on purpose.
+            logits, target, how = self._evaluated(batch), label, (0.0, 0.0)
+        loss, count = classification_loss(logits, target, self.class_weights, *how)
         if stage == "train":  # its accuracy needs no probabilities
             return Step(loss, count, preds=logits, target=label)
         probs = logits.softmax(-1)
