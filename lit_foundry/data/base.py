@@ -50,6 +50,8 @@ class DataModule(Recorded, LightningDataModule, ABC):
         micro_batch: Most samples (or tokens) that one device takes at once; a larger step is
             accumulated. None takes a device's whole share at once.
         num_workers: Loader processes per device; 0 suffices where samples are in memory.
+        balanced: Train on as many samples as there are, drawn with replacement in each epoch
+            such that every class comes equally often.
 
     Attributes:
         batch_type: The batch's fields and shapes.
@@ -63,8 +65,14 @@ class DataModule(Recorded, LightningDataModule, ABC):
         batch_tokens: int | None = None,
         micro_batch: int | None = None,
         num_workers: int = 0,
+        balanced: bool = False,
     ) -> None:
         super().__init__()
+        if balanced and batch_tokens:
+            raise ValueError(
+                f"data.balanced draws other samples in each epoch, so data.batch_tokens="
+                f"{batch_tokens} would give each another number of steps: set data.batch_size in its place."
+            )
         if batch_size and batch_tokens:
             raise ValueError(
                 f"data.batch_size={batch_size} and data.batch_tokens={batch_tokens} both set the "
@@ -77,7 +85,7 @@ class DataModule(Recorded, LightningDataModule, ABC):
         self.batch_size = batch_size or (None if batch_tokens else 32)
         self.batch_tokens = batch_tokens
         self.micro_batch = micro_batch
-        self.num_workers = num_workers
+        self.num_workers, self.balanced = num_workers, balanced
         self._cuts: dict[str, Any] = {}  # how the epoch is cut into micro-batches
         self._interrupted: dict[str, Any] = {}  # the same of the run that is resumed
 
@@ -135,6 +143,11 @@ class DataModule(Recorded, LightningDataModule, ABC):
                 "trainer.limit_train_batches and trainer.limit_val_batches instead."
             )
         dataset: Any = self.load(split)
+        if train and self.balanced and getattr(dataset, "labels", None) is None:
+            raise ValueError(
+                f"data.balanced=true needs classes, which {type(self).__name__} has none of: "
+                "leave it out."
+            )
         count = len(dataset.lengths)
         if train and self.batch_size and count < self.batch_size:
             raise ValueError(
@@ -190,6 +203,7 @@ class DataModule(Recorded, LightningDataModule, ABC):
             batch_tokens=self.batch_tokens if train else self._micro(self.batch_tokens, world),
             micro_batch=self.micro_batch if train else None,
             shuffle=train,
+            labels=getattr(dataset, "labels", None) if train and self.balanced else None,
             **place,
         )
 
@@ -198,6 +212,7 @@ class DataModule(Recorded, LightningDataModule, ABC):
         self._cuts = {
             "data.batch_size": self.batch_size,
             "data.batch_tokens": self.batch_tokens,
+            "data.balanced": self.balanced,
             "micro-batches per step (data.micro_batch)": sampler.accumulate,
             "number of devices": sampler.world_size,
             "seed_everything": sampler.seed,

@@ -31,7 +31,7 @@ class LengthGroupedBatches(DistributedSampler[list[int]]):
     under a token budget, as whole steps where samples are counted. The cuts are the same in
     every epoch and only their contents change, so that each epoch has equally many steps. A
     step consists of ``accumulate`` micro-batches on each rank; every sample is seen
-    exactly once per epoch, on any number of ranks.
+    exactly once per epoch, on any number of ranks; balanced, as many are drawn as there are.
 
     Args:
         lengths: Tokens of each sample, shape (N,).
@@ -46,6 +46,8 @@ class LengthGroupedBatches(DistributedSampler[list[int]]):
         seed: Seed of the order.
         epoch: First epoch to iterate.
         start: Micro-batches of that epoch that were done before (resume).
+        labels: Class of each sample, shape (N,): draw as many samples as there are with
+            replacement, each class equally often; not under a token budget.
 
     Raises:
         ValueError: If the samples cannot fill a step.
@@ -64,7 +66,9 @@ class LengthGroupedBatches(DistributedSampler[list[int]]):
         seed: int = 0,
         epoch: int = 0,
         start: int = 0,
+        labels: Ints | None = None,
     ) -> None:
+        self.labels = labels
         self.lengths, self.rank, self.world_size = lengths, rank, world_size
         self.shuffle, self.seed, self.epoch = shuffle, seed, epoch
         self._resumed = (epoch, start)
@@ -98,13 +102,19 @@ class LengthGroupedBatches(DistributedSampler[list[int]]):
         rng = philox(self.seed, self.epoch)
         count = len(self.edges) - 1
         if self.shuffle:
-            order = rng.random(len(self.lengths)).argsort()
+            order = self._drawn(rng)
             units = rng.random(count // self._unit).argsort()
             place = (units[:, None] * self._unit + np.arange(self._unit)).ravel()
         else:
             order, place = np.arange(len(self.lengths)), np.arange(count)
         rows = order[np.argsort(-self._levels[order], kind="stable")]
         return [rows[self.edges[i] : self.edges[i + 1]] for i in place]
+
+    def _drawn(self, rng: np.random.Generator) -> Ints:
+        """Return the rows of an epoch in random order."""
+        if self.labels is not None:
+            return draw_balanced(self.labels, rng)
+        return rng.random(len(self.lengths)).argsort()
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the rows of this rank's micro-batches."""
@@ -125,6 +135,26 @@ def philox(seed: int, epoch: int) -> np.random.Generator:
     """Return a generator that is a function of seed and epoch, with no state to save."""
     key = np.array([seed % 2**64, epoch], np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
+
+
+def draw_balanced(labels: Ints, rng: np.random.Generator) -> Ints:
+    """Draw as many rows as there are, with replacement, of each class equally many.
+
+    Shares differ by one draw at most; which classes have one more is random too.
+
+    Args:
+        labels: Class of each row, shape (N,).
+        rng: Source of the draws.
+
+    Returns:
+        Rows in random order, shape (N,).
+    """
+    names, sizes = np.unique(labels, return_counts=True)
+    by_class, first = labels.argsort(kind="stable"), sizes.cumsum() - sizes
+    kinds = np.arange(len(labels)) % len(names)  # in equal shares
+    kinds = rng.random(len(names)).argsort()[kinds][rng.random(len(labels)).argsort()]
+    rows: Ints = by_class[first[kinds] + (rng.random(len(labels)) * sizes[kinds]).astype(np.int64)]
+    return rows
 
 
 def accumulation(batch: int, micro_batch: int | None, world_size: int) -> int:

@@ -44,6 +44,7 @@ class TextData(TokenizedText):
         batch_tokens: Tokens of one optimizer step instead, padding included.
         micro_batch: Most samples (or tokens) that one device takes at once.
         num_workers: Loader processes per device.
+        balanced: Draw every class equally often in training, with replacement.
         cache: Folder for token files; by default ``$LIT_FOUNDRY_CACHE`` or
             ``~/.cache/lit_foundry``.
     """
@@ -61,6 +62,7 @@ class TextData(TokenizedText):
         batch_tokens: int | None = None,
         micro_batch: int | None = None,
         num_workers: int = 0,
+        balanced: bool = False,
         cache: Path | None = None,
     ) -> None:
         super().__init__(
@@ -73,6 +75,7 @@ class TextData(TokenizedText):
             batch_tokens=batch_tokens,
             micro_batch=micro_batch,
             num_workers=num_workers,
+            balanced=balanced,
         )
         if not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction must lie in (0, 1), got {val_fraction}.")

@@ -41,7 +41,7 @@ class TokenizedText(DataModule):
         predict: File of texts for ``predict``, or ``-`` for standard input.
         cache: Folder for token files; by default ``$LIT_FOUNDRY_CACHE`` or
             ``~/.cache/lit_foundry``.
-        batches: Sizes of steps, as in :class:`DataModule`.
+        batches: Sizes of steps and ``balanced``, as in :class:`DataModule`.
     """
 
     batch_type: ClassVar[type] = TextBatch
