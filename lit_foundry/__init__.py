@@ -24,6 +24,7 @@ _HOME = {
     "ImageFolder": "lit_foundry.data",
     "ImageBackbone": "lit_foundry.nn",
     "ImageEncoder": "lit_foundry.nn",
+    "Lora": "lit_foundry.tasks",
     "MaskedLM": "lit_foundry.tasks",
     "Masking": "lit_foundry.nn.masking",
     "Mixing": "lit_foundry.nn.mixing",

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lit_foundry.nn import restoring
+from lit_foundry.nn.lora import is_adapter, merge_adapters, with_adapters
 
 MANIFEST = "lit_foundry.json"  # what an exported folder says of itself
 
@@ -186,7 +187,7 @@ def submodule_state(path: Path, name: str) -> dict[str, Tensor]:
         name: Attribute that holds the submodule, such as ``"backbone"``.
 
     Returns:
-        The submodule's state dict, without the ``name.`` prefix.
+        The submodule's state dict, without the ``name.`` prefix, adapters merged.
 
     Raises:
         CheckpointError: If the checkpoint has no such submodule.
@@ -198,6 +199,10 @@ def submodule_state(path: Path, name: str) -> dict[str, Tensor]:
     if not found:
         owners = sorted({key.split(".", 1)[0] for key in state})
         raise CheckpointError(f"{path} has no submodule {name!r}; it has {owners}.")
+    if any(map(is_adapter, found)):
+        module = load_task(path).get_submodule(name)
+        merge_adapters(module)
+        return module.state_dict()
     return found
 
 
@@ -214,7 +219,7 @@ def load_submodule(module: nn.Module, path: Path, name: str = "backbone") -> Non
     """
     others = path.is_dir() and not holds_task(path)
     state = folder_state(module, path) if others else submodule_state(path, name)
-    load_strictly(module, state, f"{path}, {name}")
+    load_strictly(module, with_adapters(state, module), f"{path}, {name}")
 
 
 def holds_task(folder: Path) -> bool:

@@ -5,7 +5,7 @@ Schedules read the progress of the run in [0, 1), whatever limits it: steps, epo
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from lit_foundry.muon import MuonWith
+from lit_foundry.nn.lora import is_adapter
+from lit_foundry.nn.membership import parameter_depths
 
 Name = Literal["adamw", "sgd", "muon", "muon_sgd"]
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
@@ -124,7 +126,11 @@ def lr_factor(progress: float, step: float, config: OptimConfig) -> float:
 
 
 def set_lr(
-    optimizer: Optimizer, config: OptimConfig, progress: float, step: float, thaw: float = 0.0
+    optimizer: Optimizer,
+    config: OptimConfig,
+    progress: float,
+    step: float,
+    thawed: Callable[[int], float] = lambda below: math.inf,
 ) -> None:
     """Set the learning rate of every parameter group for the next step.
 
@@ -133,19 +139,20 @@ def set_lr(
         config: Schedule.
         progress: Fraction of the run done when the step starts.
         step: Fraction of the run that the step spans, 0 where unknown.
-        thaw: Fraction of the run during which only heads learn; backbones, at rate 0 until
-            then, have a warmup of their own afterwards.
+        thawed: For how much of the run a group has learnt that lies so many blocks below the
+            head; negative if it does not yet. Groups at rate 0 until then have a warmup of
+            their own afterwards.
     """
-    head = backbone = lr_factor(progress, step, config)
-    if progress < thaw:
-        backbone = 0.0
-    elif thaw and config.warmup:
-        backbone *= _rise(progress - thaw, step, config.warmup)
+    factor = lr_factor(progress, step, config)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * (backbone if group["part"] == "backbone" else head)
+        since = thawed(group["below"])
+        rise = _rise(since, step, config.warmup) if config.warmup else 1.0
+        group["lr"] = 0.0 if since < 0 else group["peak_lr"] * factor * rise
 
 
-def param_groups(module: nn.Module, config: OptimConfig, blocks: Blocks) -> list[dict[str, Any]]:
+def param_groups(
+    module: nn.Module, config: OptimConfig, blocks: Blocks, by_block: bool = False
+) -> list[dict[str, Any]]:
     """Split trainable parameters by learning rate, weight decay and optimizer.
 
     In a backbone of n blocks, block i learns at ``layer_decay ** (n - i)`` of the peak, and
@@ -156,24 +163,28 @@ def param_groups(module: nn.Module, config: OptimConfig, blocks: Blocks) -> list
         module: Task whose parameters are optimized.
         config: Peak rates and decays.
         blocks: Each backbone of the task with its blocks in depth order, embeddings first.
+        by_block: Keep the blocks of a backbone apart, so that each can thaw at its own time.
 
     Returns:
-        Parameter groups with ``part`` ("backbone" or "head"), ``muon``, and the ``peak_lr``
-        that :func:`set_lr` reads; none is empty.
+        Parameter groups with ``part`` ("backbone" or "head"), ``muon``, and the ``peak_lr`` and
+        ``below`` (blocks below the head: 0 in heads; 1 in backbones, unless ``by_block``) that
+        :func:`set_lr` reads; none is empty.
     """
     scales: dict[nn.Parameter, float] = {}
+    below: dict[nn.Parameter, int] = {}
     hidden: set[nn.Parameter] = set()
     for backbone, parts in blocks:
         deepest_first = reversed(list(enumerate(parts)))
         depths = {p: depth for depth, block in deepest_first for p in block.parameters()}
         # Of a depthwise convolution, and of scales of channels, a row is no vector to turn.
         hidden |= {p for p, d in depths.items() if d and p.ndim >= 2 and p.shape[1] > 1}
-        depth = 0
-        for p in backbone.parameters():
-            depth = depths.get(p, depth)
+        for p, depth in parameter_depths(backbone, parts).items():
             scales.setdefault(p, config.layer_decay ** (len(parts) - depth))
+            below.setdefault(p, len(parts) - depth if by_block else 1)
     lookups = (nn.Embedding, nn.EmbeddingBag)
     hidden -= {m.weight for m in module.modules() if isinstance(m, lookups)}
+    # The product of an adapter's two factors is what moves; to orthogonalize each is another thing.
+    hidden -= {p for name, p in module.named_parameters() if is_adapter(name)}
 
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for p in (p for p in module.parameters() if p.requires_grad):
@@ -183,17 +194,20 @@ def param_groups(module: nn.Module, config: OptimConfig, blocks: Blocks) -> list
         lr = (peak or config.lr) * scales.get(p, 1.0)
         decay = config.weight_decay if p.ndim >= 2 else config.bias_decay
         group = {"lr": lr, "peak_lr": lr, "weight_decay": decay, "part": part, "muon": muon}
+        group["below"] = below.get(p, 0)
         groups.setdefault(tuple(group.values()), group | {"params": []})["params"].append(p)
     return list(groups.values())
 
 
-def build_optimizer(module: nn.Module, config: OptimConfig, blocks: Blocks) -> Optimizer:
+def build_optimizer(
+    module: nn.Module, config: OptimConfig, blocks: Blocks, by_block: bool = False
+) -> Optimizer:
     """Build the optimizer of ``module``; its groups are those of :func:`param_groups`.
 
     Raises:
         ValueError: If no parameter is trainable.
     """
-    groups = param_groups(module, config, blocks)
+    groups = param_groups(module, config, blocks, by_block)
     if not groups:
         raise ValueError(
             f"{type(module).__name__} has no trainable parameter, so there is nothing to fit: "

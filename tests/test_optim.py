@@ -315,11 +315,16 @@ def test_composite_evaluates_the_closure_once_with_gradients() -> None:
     assert torch.equal(torch.as_tensor(loss), backward(Toy(), 0))
 
 
+def thawing(progress: float, start: float) -> Callable[[int], float]:
+    """Return since when backbones have learnt that begin at ``start``."""
+    return lambda below: progress - start if below else math.inf
+
+
 def test_backbones_wait_for_their_thaw_then_warm_up() -> None:
     _, config, optimizer = toy(schedule="constant", warmup=0.1)
 
     def rates(progress: float, step: float = 0.05) -> dict[str, float]:
-        set_lr(optimizer, config, progress, step, thaw=0.5)
+        set_lr(optimizer, config, progress, step, thawing(progress, 0.5))
         return {group["part"]: group["lr"] / group["peak_lr"] for group in optimizer.param_groups}
 
     assert rates(0.0) == pytest.approx({"backbone": 0.0, "head": 0.5})
@@ -329,7 +334,7 @@ def test_backbones_wait_for_their_thaw_then_warm_up() -> None:
     assert rates(0.6) == {"backbone": 1.0, "head": 1.0}
     set_lr(optimizer, config, 0.0, 0.05)
     assert {group["lr"] for group in optimizer.param_groups} == {0.005}  # no second warmup
-    set_lr(optimizer, replace(config, warmup=0.0), 0.5, 0.05, thaw=0.5)
+    set_lr(optimizer, replace(config, warmup=0.0), 0.5, 0.05, thawing(0.5, 0.5))
     assert {group["lr"] for group in optimizer.param_groups} == {0.01}
 
 
@@ -382,7 +387,7 @@ def test_groups_at_rate_zero_stay_to_the_bit_without_state(name: str, fused: boo
         backward(model, i)
         gradients = [model.head.weight.grad, model.head.bias.grad]
         expected = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
-        set_lr(optimizer, config, i / 10, 1 / 10, thaw=0.9)
+        set_lr(optimizer, config, i / 10, 1 / 10, thawing(i / 10, 0.9))
         assert finish_gradients(optimizer, 1.0, 1.0) == pytest.approx(expected.item())
         optimizer.step()
     assert same(model.backbone, before.backbone)

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+from torch.optim.swa_utils import get_swa_avg_fn
 
 
 def _callbacks(trainer: Trainer) -> list[Any]:
@@ -13,18 +14,34 @@ def _callbacks(trainer: Trainer) -> list[Any]:
     return [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
 
 
-def copy_integers(trainer: Trainer) -> None:
-    """Copy integer buffers, such as position ids: an average of equals may round down."""
+def keep_equals(trainer: Trainer) -> None:
+    """Keep an average of equals what it is: of frozen weights and integer buffers.
+
+    Rounding would move the ones, and round the others down.
+    """
     for callback in _callbacks(trainer):
         model = callback._average_model
-        average = model.avg_fn
-        if average is None:
+        if model.multi_avg_fn is not None:
             continue
+        average = model.avg_fn or get_swa_avg_fn()
 
         def avg_fn(mean: Tensor, new: Tensor, count: Any, average: Any = average) -> Any:
-            return average(mean, new, count) if torch.is_floating_point(mean) else new
+            if not torch.is_floating_point(mean):
+                return new
+            return torch.where(mean == new, new, average(mean, new, count))
 
         model.avg_fn = avg_fn
+
+
+def follow_start(trainer: Trainer, task: LightningModule) -> None:
+    """Let an average that begins later be the network itself until then.
+
+    Lightning would validate and keep the weights that it copied before ``model.init_from``.
+    """
+    for callback in _callbacks(trainer):
+        model = callback._average_model
+        if model is not None and model.n_averaged == 0:
+            model.module.load_state_dict(task.state_dict())
 
 
 def save_average(trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Base class of all tasks."""
 
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback, Timer
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -26,13 +24,14 @@ from lit_foundry.optim import (
     set_lr,
 )
 from lit_foundry.recipe import Recorded
-from lit_foundry.tasks.averaging import copy_integers, save_average
+from lit_foundry.tasks.averaging import follow_start, keep_equals, save_average
 from lit_foundry.tasks.dropout import seed_dropout
 from lit_foundry.tasks.facts import check_fit, check_resumed, check_tokenizer
 from lit_foundry.tasks.finetune import Finetune
 from lit_foundry.tasks.metric_state import metric_states, restore_metrics
-from lit_foundry.tasks.progress import progress
+from lit_foundry.tasks.progress import is_logged, progress
 from lit_foundry.tasks.step import Stage, Step
+from lit_foundry.tasks.thaw import Thaw
 from lit_foundry.tasks.window import Window
 
 
@@ -82,6 +81,7 @@ class Task(Recorded, LightningModule, ABC):
         self._window = Window()
         self._options: list[dict[str, Any]] = []
         self._unfit: CheckpointError | None = None
+        self._thaw = Thaw()
 
     @abstractmethod
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
@@ -95,8 +95,10 @@ class Task(Recorded, LightningModule, ABC):
         """Set an attribute; what Lightning sets fifty times a step, past torch's checks."""
         if name == "_current_fx_name":
             self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+            return
+        if isinstance(value, Backbone):  # here, so that a task rebuilt from its recipe has them
+            self.finetune.adapt(value)
+        super().__setattr__(name, value)
 
     @property
     def backbones(self) -> dict[str, Backbone]:
@@ -144,7 +146,12 @@ class Task(Recorded, LightningModule, ABC):
 
     def on_train_epoch_end(self) -> None:
         """Log the training metrics."""
+        follow_start(self.trainer, self)
         self._log_epoch("train")
+
+    def on_validation_start(self) -> None:
+        """Validate no average before there is one."""
+        follow_start(self.trainer, self)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
@@ -176,8 +183,8 @@ class Task(Recorded, LightningModule, ABC):
                 )
             for name, backbone in self.backbones.items():
                 self._initialize(backbone, name)
-                self.finetune.freeze_in(backbone, name)
-            copy_integers(self.trainer)
+            self._thaw.begin(self.finetune, self.backbones, self.trainer)
+            keep_equals(self.trainer)
 
     def _initialize(self, backbone: Backbone, name: str) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -202,8 +209,7 @@ class Task(Recorded, LightningModule, ABC):
     def train(self, mode: bool = True) -> "Task":
         """Switch the mode of all but what is frozen, which stays in eval mode."""
         super().train(mode)
-        for backbone in self.backbones.values():
-            self.finetune.settle(backbone)
+        self._thaw.settle()
         return self
 
     def configure_optimizers(self) -> Optimizer:
@@ -212,7 +218,8 @@ class Task(Recorded, LightningModule, ABC):
         fused16 = self.trainer.precision == "16-mixed" and self.optim.fused is None
         # The gradient scaler leaves unscaling to fused optimizers: too late for clipping.
         config = replace(self.optim, fused=False) if fused16 else self.optim
-        optimizer = build_optimizer(self, config, blocks)
+        optimizer = build_optimizer(self, config, blocks, by_block=bool(self.finetune.unfreeze))
+        self._thaw.check_heads(self, optimizer)
         keep = {"params", "lr"}
         groups = optimizer.param_groups
         self._options = [{k: v for k, v in g.items() if k not in keep} for g in groups]
@@ -231,8 +238,9 @@ class Task(Recorded, LightningModule, ABC):
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._window.clear()
             self.run_progress, step = progress(self.trainer, batch_idx)
+            thawed = self._thaw.follow(self.trainer, batch_idx, self.run_progress, step)
             for optimizer in self.trainer.optimizers:
-                set_lr(optimizer, self.optim, self.run_progress, step, self.finetune.head_first)
+                set_lr(optimizer, self.optim, self.run_progress, step, thawed)
 
     def configure_gradient_clipping(
         self,
@@ -244,45 +252,23 @@ class Task(Recorded, LightningModule, ABC):
 
         Lightning's own clipping refuses fused optimizers under bf16.
         """
+        self._thaw.check_gradients()
         total, count = self._window.reduce(self.trainer)
         # Lightning averaged over micro-batches and ranks; the sums over both are wanted.
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         norm = finish_gradients(optimizer, parts / count, gradient_clip_val)
         # The one place where a step waits for the device: a later check would come too late.
         if not isfinite((norm + total).item()):
-            self._name_nonfinite(total)
+            self._window.warn(total, self.current_epoch, self.global_step)
             self.log("train/skipped_steps", 1.0, reduce_fx="sum", on_step=False, on_epoch=True)
             optimizer.zero_grad()  # without gradients, the optimizer touches nothing
         self.step_loss = total / count
-        if self._will_be_logged():
+        if is_logged(self.trainer):
             rates: dict[str, float] = {}  # of a part's groups, the highest
             for group in optimizer.param_groups:
                 rates[group["part"]] = max(group["lr"], rates.get(group["part"], 0.0))
             self.log("train/loss", self.step_loss, prog_bar=True)
             self.log_dict({"train/grad_norm": norm} | {f"lr/{k}": v for k, v in rates.items()})
-
-    def _will_be_logged(self) -> bool:
-        """Tell whether someone may read the metrics of this step: logging them all takes 1.5 ms.
-
-        A timer stops the run, and has its last step logged, when it is too late to add to it.
-        """
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return (
-            self.trainer._logger_connector.should_update_logs
-            or self.trainer.is_last_batch
-            or any(isinstance(callback, Timer) for callback in callbacks)
-        )
-
-    def _name_nonfinite(self, total: Tensor) -> None:
-        """Warn of a step that is skipped, naming this rank's samples that may have caused it."""
-        if self._window.is_finite and not total.isfinite():
-            return  # another rank is to blame, and names its own
-        warnings.warn(
-            f"Loss or gradient is not finite in epoch {self.current_epoch}, step "
-            f"{self.global_step}; the step is skipped. Training rows of the micro-batches: "
-            f"{self._window.suspects() or 'unknown'}.",
-            stacklevel=2,
-        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recipe and the state of the epoch's metrics, all of it plain."""

@@ -1,5 +1,6 @@
 """The losses of the micro-batches that make up one optimizer step."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -28,6 +29,16 @@ class Window:
         sums = parts.view(-1, 2).sum(0)
         total, count = trainer.strategy.reduce(sums, reduce_op="sum")
         return total, count
+
+    def warn(self, total: Tensor, epoch: int, step: int) -> None:
+        """Warn of a step that is skipped, naming this rank's samples that may have caused it."""
+        if self.is_finite and not total.isfinite():
+            return  # another rank is to blame, and names its own
+        warnings.warn(
+            f"Loss or gradient is not finite in epoch {epoch}, step {step}; the step is skipped. "
+            f"Training rows of the micro-batches: {self.suspects() or 'unknown'}.",
+            stacklevel=3,
+        )
 
     def suspects(self) -> list[int]:
         """Return the rows of the micro-batches whose loss is not finite, else all rows."""

@@ -1,0 +1,41 @@
+"""Which block of a backbone a weight or a layer belongs to.
+
+What lies in no block (a class token, a final norm) goes with the block registered before it, or
+with the first.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+
+def parameter_depths(backbone: nn.Module, blocks: Sequence[nn.Module]) -> dict[nn.Parameter, int]:
+    """Return the number of its block for each parameter; of a shared one, the lowest.
+
+    Args:
+        backbone: Network.
+        blocks: Its parts in depth order.
+    """
+    deepest_first = reversed(list(enumerate(blocks)))
+    inside = {p: depth for depth, block in deepest_first for p in block.parameters()}
+    depths, depth = {}, 0
+    for p in backbone.parameters():
+        depths[p] = depth = inside.get(p, depth)
+    return depths
+
+
+def module_depths(backbone: nn.Module, blocks: Sequence[nn.Module]) -> dict[nn.Module, int]:
+    """Return the number of its block for each module, except for those that hold blocks.
+
+    Args:
+        backbone: Network.
+        blocks: Its parts in depth order.
+    """
+    deepest_first = reversed(list(enumerate(blocks)))
+    inside = {m: depth for depth, block in deepest_first for m in block.modules()}
+    depths, depth = {}, 0
+    for module in backbone.modules():
+        depth = inside.get(module, depth)
+        if module in inside or not any(m in inside for m in module.modules()):
+            depths[module] = depth
+    return depths
