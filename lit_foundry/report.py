@@ -135,6 +135,8 @@ def about(run: Run) -> Iterator[tuple[str, str]]:
     steps = max((steps[-1] + 1 for steps, _ in run.metrics.values()), default=0)
     yield "steps", f"{summary.get('steps', steps):,}" + ("" if summary else ", not finished")
     if summary:
+        if "stopped_early" in summary:
+            yield "stopped early", summary["stopped_early"]
         yield "time", duration(summary["seconds"])
         yield "parameters", f"{summary['parameters']:,}"
         speeds = ((key, summary.get(f"{key}_per_s")) for key in ("samples", "tokens"))

@@ -1,6 +1,7 @@
 """Callbacks: what a run does around its training."""
 
 from lit_foundry.callbacks.best import Best
+from lit_foundry.callbacks.early_stop import EarlyStop
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord
 from lit_foundry.callbacks.predictions import PredictionWriter
 from lit_foundry.callbacks.progress_bar import ProgressBar
@@ -12,6 +13,7 @@ from lit_foundry.callbacks.throughput import Throughput
 
 __all__ = [
     "Best",
+    "EarlyStop",
     "EvaluationRecord",
     "PredictionWriter",
     "ProgressBar",

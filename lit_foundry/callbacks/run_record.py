@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_foundry.callbacks.best import Best
+from lit_foundry.callbacks.early_stop import EarlyStop
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord
 from lit_foundry.callbacks.throughput import Throughput
 from lit_foundry.checkpoint import newest
@@ -93,6 +94,7 @@ class RunRecord(EvaluationRecord):
             "checkpoint": str(checkpoint),
             "steps": trainer.global_step,
             "seconds": time.perf_counter() - self._start,
+            **({"stopped_early": why} if (why := _stopped_early(trainer)) else {}),
             "parameters": sum(p.numel() for p in task.parameters()),
             **(speed.rates() if speed and speed.seconds else {}),
         }
@@ -112,6 +114,13 @@ def _best(trainer: Trainer) -> Best | None:
     return next((c for c in callbacks if isinstance(c, Best)), None)
 
 
+def _stopped_early(trainer: Trainer) -> str | None:
+    """Say why a fit ended before its time; None if it did not."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    stops = [callback for callback in callbacks if isinstance(callback, EarlyStop)]
+    return next((stop.reason for stop in stops if stop.reason), None)
+
+
 def _limit(trainer: Trainer) -> str:
     """Return the option of the trainer that ended the fit, to be raised for a longer one."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -127,6 +136,8 @@ def _print(summary: dict[str, Any], run: RunFolder, limit: str, inputs: str) -> 
         table.add_row(f"best {summary['best_metric']}", f"{summary['best_score']:.4f}")
     table.add_row("checkpoint", summary["checkpoint"])
     minutes, seconds = divmod(round(summary["seconds"]), 60)
+    if "stopped_early" in summary:
+        table.add_row("stopped early", summary["stopped_early"])
     table.add_row("time", f"{minutes} min {seconds:02d} s, {summary['steps']} steps")
     speeds = [
         f"{summary[f'{key}_per_s']:,.0f} {key}/s"
@@ -142,7 +153,13 @@ def _print(summary: dict[str, Any], run: RunFolder, limit: str, inputs: str) -> 
     console.print(
         f"""test     {command} test --ckpt_path {checkpoint}
 predict  {command} predict --ckpt_path {checkpoint} --input {inputs}
-report   {command} report {run.path}
+report   {command} report {run.path}""",
+        markup=False,
+    )
+    if "stopped_early" in summary:
+        return  # a later end would not be reached
+    console.print(
+        f"""\
 longer   {command} fit --config {run.path / "config.yaml"} --experiment {run.path.parent.name} \\
              --resume required --trainer.{limit}""",
         markup=False,
