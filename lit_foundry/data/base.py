@@ -71,7 +71,8 @@ class DataModule(Recorded, LightningDataModule, ABC):
         if balanced and batch_tokens:
             raise ValueError(
                 f"data.balanced draws other samples in each epoch, so data.batch_tokens="
-                f"{batch_tokens} would give each another number of steps: set data.batch_size in its place."
+                f"{batch_tokens} would give each another number of steps: set data.batch_size in "
+                "its place."
             )
         if batch_size and batch_tokens:
             raise ValueError(

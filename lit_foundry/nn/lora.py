@@ -86,16 +86,22 @@ def target_names(backbone: Backbone, targets: Sequence[str] | None, skip: int) -
         above = {name: m for name, m in known.items() if depths.get(m, 0)}
         linear = [name for name, m in above.items() if kind_of(m) == "linear"]
         names = linear or [n for n, m in above.items() if getattr(m, "groups", 1) == 1]
+        missing = [] if names else ["null"]
     else:
-        names = [n for n in known if any(f".{n}".endswith(f".{end}") for end in targets)]
-    if not names:
+        names = [name for name in known if any(_ends(name, end) for end in targets)]
+        missing = [end for end in targets if not any(_ends(name, end) for name in known)]
+    if missing or not names:
         ends = sorted({name.rsplit(".", 1)[-1] for name in known})
         raise ValueError(
-            f"model.finetune.lora.targets={targets and list(targets)} names no linear layer or "
-            f"convolution of the trained blocks of {type(backbone).__name__}: take some of {ends}."
+            f"model.finetune.lora.targets={missing} names no linear layer or convolution of the "
+            f"trained blocks of {type(backbone).__name__}: take some of {ends}."
         )
     _check_called(backbone, names)
     return names
+
+
+def _ends(name: str, end: str) -> bool:
+    return f".{name}".endswith(f".{end}")
 
 
 def kind_of(module: nn.Module) -> str | None:

@@ -23,7 +23,7 @@ def keep_equals(trainer: Trainer) -> None:
         model = callback._average_model
         if model.multi_avg_fn is not None:
             continue
-        average = model.avg_fn or get_swa_avg_fn()
+        average = model.avg_fn or get_swa_avg_fn()  # type: ignore[no-untyped-call]
 
         def avg_fn(mean: Tensor, new: Tensor, count: Any, average: Any = average) -> Any:
             if not torch.is_floating_point(mean):
