@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from lit_foundry.checkpoint import read_checkpoint
@@ -85,3 +87,23 @@ def test_two_ranks_pretrain_like_one(task: str, tmp_path: Path) -> None:
     for key, want in one[0]["state_dict"].items():
         assert (two[0]["state_dict"][key] - want).abs().max() < 1e-4, key
     assert two[1]["best_score"] == pytest.approx(one[1]["best_score"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finetune", [{"unfreeze": 0.2}, {"lora": {"rank": 2}, "head_first": 0.3}])
+def test_two_ranks_wait_for_blocks_like_one(tiny: Path, finetune: dict[str, Any]) -> None:
+    config = tiny_config(tiny.parent)
+    model = config["model"]["init_args"]
+    model["backbone"]["init_args"]["dropout"] = model["dropout"] = 0.0  # differs between ranks
+    model["finetune"] = finetune
+    write_config(tiny, config)
+    states = []
+    for ranks in (1, 2):
+        overlay = yaml.safe_load((REPO / "configs" / "trainer" / "ddp.yaml").read_text())
+        path = write_config(tiny.parent / "ddp.yaml", overlay if ranks == 2 else {})
+        name = ["--experiment", str(ranks), "--trainer.accelerator", "cpu"]
+        lit_foundry("fit", "--config", str(tiny), "--config", str(path), *name)
+        saves = tiny.parent / "runs" / str(ranks) / "1" / "checkpoints"
+        states.append(read_checkpoint(next(saves.glob("recovery-*.ckpt")))["state_dict"])
+    for name, one in states[0].items():
+        assert torch.allclose(one, states[1][name], atol=1e-4), name

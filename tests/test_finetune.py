@@ -14,7 +14,7 @@ from lit_foundry.nn import TextDecoder
 from lit_foundry.nn.classification_loss import classification_loss
 from lit_foundry.nn.membership import module_depths, parameter_depths
 from lit_foundry.optim import OptimConfig
-from lit_foundry.tasks import CausalLM, Classification, Finetune
+from lit_foundry.tasks import CausalLM, Classification, Finetune, Lora
 from tests.finetuning import BLOCKS, Data, Moves, block_of, classifier, each, state
 from tests.test_task import seeded, trainer  # noqa: F401
 
@@ -181,11 +181,20 @@ def test_fixed_batch_norms_keep_their_statistics_while_weights_learn() -> None:
 
 
 @each
-@pytest.mark.parametrize("finetune", [Finetune(1), Finetune(unfreeze=0.3)])
-@pytest.mark.parametrize("ema", [True, False])
+@pytest.mark.parametrize(
+    ("ema", "finetune"),
+    [
+        (True, Finetune(1)),
+        (True, Finetune(lora=Lora(rank=2))),
+        (False, Finetune(1)),
+        (False, Finetune(unfreeze=0.3)),
+    ],
+)
 def test_averages_leave_alone_what_is_frozen_and_validate_as_they_are(
     tmp_path: Path, kind: str, finetune: Finetune, ema: bool
 ) -> None:
+    if finetune.lora:
+        pytest.importorskip("peft")
     average: Any = EMAWeightAveraging(decay=0.7) if ema else WeightAveraging()
     model = classifier(kind, finetune)
     start, runs = state(model), []
