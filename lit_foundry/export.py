@@ -19,7 +19,6 @@ from lit_foundry.inference import JOBS, exported_logits
 from lit_foundry.nn import ImageBackbone
 from lit_foundry.nn.image_classifier import image_classifier, image_processor
 from lit_foundry.nn.language_model import language_model
-from lit_foundry.nn.lora import merge_adapters
 from lit_foundry.nn.sequence_classifier import sequence_classifier
 from lit_foundry.run import RunFolder
 from lit_foundry.tracking import tracker_of
@@ -79,7 +78,7 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
     if format == "onnx" and not (find_spec("onnxscript") and find_spec("onnxruntime")):
         raise ModuleNotFoundError("--format onnx: pip install 'lit-foundry[onnx]'.")
     task: Any = load_task(ckpt_path)
-    merge_adapters(task)
+    task.merge()
     if not hasattr(task, "head") or not hasattr(task, "backbone"):
         raise CheckpointError(f"{ckpt_path} holds a {type(task).__name__}, which has no head.")
     images = isinstance(task.backbone, ImageBackbone)

@@ -36,14 +36,14 @@ class KernelMuon(Muon):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, group)
+                    self._update(p, p.grad, group)
 
-    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state, momentum = self.state[p], group["momentum"]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(p.grad)
-        mean = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-        update = p.grad.lerp(mean, momentum) if group["nesterov"] else mean
+            state["momentum_buffer"] = torch.zeros_like(grad)
+        mean = state["momentum_buffer"].lerp_(grad, 1 - momentum)
+        update = grad.lerp(mean, momentum) if group["nesterov"] else mean
         coefficients, steps, eps = (group[key] for key in ("ns_coefficients", "ns_steps", "eps"))
         matrix = _zeropower_via_newtonschulz(update.flatten(1), coefficients, steps, eps)
         rate = group["lr"]

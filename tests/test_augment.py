@@ -13,13 +13,12 @@ from torchvision.transforms.v2 import functional as tv
 from lit_foundry.nn import policy
 from lit_foundry.nn.augment import (
     Augment,
-    blanked,
     crop,
-    erased_boxes,
     resized_boxes,
     resized_crop,
     shifts,
 )
+from lit_foundry.nn.blanking import blanked, erased_boxes
 from lit_foundry.nn.uniform import sample_keys
 
 ROWS = 64
@@ -225,7 +224,7 @@ def test_cutout_blanks_one_square(squares: Tensor) -> None:
 def test_erasing_blanks_its_share_of_images_and_area(squares: Tensor) -> None:
     keys = sample_keys(0, 0, torch.arange(4000))
     many = squares[:1].expand(4000, 3, 24, 24)
-    start, end = erased_boxes(many, keys, 0.4)
+    start, end = erased_boxes(many, keys, 0, 0.4)
     area = (end - start).prod(1) / 24**2
     assert 0.37 < (area > 0).float().mean() < 0.43
     assert 0.14 < area[area > 0].mean() < 0.19  # 0.175, less what does not fit in

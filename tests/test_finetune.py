@@ -10,12 +10,12 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, WeightAver
 from torch import Tensor, nn
 
 from lit_foundry.checkpoint import load_task
-from lit_foundry.nn import TextDecoder
+from lit_foundry.nn import ImageEncoder, TextDecoder
 from lit_foundry.nn.classification_loss import classification_loss
 from lit_foundry.nn.membership import module_depths, parameter_depths
 from lit_foundry.optim import OptimConfig
 from lit_foundry.tasks import CausalLM, Classification, Finetune, Lora
-from tests.finetuning import BLOCKS, Data, Moves, block_of, classifier, each, state
+from tests.finetuning import BLOCKS, VIT, Data, Moves, block_of, classifier, each, state
 from tests.test_task import seeded, trainer  # noqa: F401
 
 # Frozen blocks are meant to be in eval mode.
@@ -291,6 +291,20 @@ def test_losses_and_balance_are_those_of_the_config(
     labels = torch.cat([label for _, label, _ in losses.seen])
     assert labels.sum() == (20 if balanced else 4)
     assert all(n in before and not torch.equal(v, before[n]) for n, v in model.named_parameters())
+
+
+@pytest.mark.parametrize("freeze", [0, "all"])
+def test_no_branch_of_a_frozen_block_is_dropped(freeze: Any) -> None:
+    dino = {k: v for k, v in VIT.items() if k != "model_type"} | {"model_type": "dinov2"}
+    backbone = ImageEncoder(config=dino, image_size=8, drop_path=0.9)
+    model, features = Classification(backbone, 2, finetune=Finetune(freeze)), []
+
+    class Twice(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, i: int) -> None:
+            features.extend(backbone.encode(batch).pooled.detach() for _ in range(2))
+
+    trainer(Twice(), max_steps=1, max_epochs=-1).fit(model, Data("vit"))
+    assert torch.equal(*features) == (freeze == "all")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ class ImageData(DecodedImages):
             draws from torch's generator are a function of seed, epoch and sample.
         batch_size: Samples of one optimizer step, over all devices; 32 if None.
         micro_batch: Most samples that one device takes at once.
+        balanced: Draw every class equally often in training, with replacement.
         num_workers: Loader processes per device; 0 suffices where pixels are kept decoded.
         cache_dir: Folder for decoded pixels; by default ``$LIT_FOUNDRY_CACHE`` or
             ``~/.cache/lit_foundry``.
@@ -71,6 +72,7 @@ class ImageData(DecodedImages):
         transform: dict[str, Any] | None = None,
         batch_size: int | None = None,
         micro_batch: int | None = None,
+        balanced: bool = False,
         num_workers: int = 0,
         cache_dir: Path | None = None,
     ) -> None:
@@ -83,6 +85,7 @@ class ImageData(DecodedImages):
             cache_dir,
             batch_size=batch_size,
             micro_batch=micro_batch,
+            balanced=balanced,
             num_workers=num_workers,
         )
         if not 0 < val_fraction < 1:

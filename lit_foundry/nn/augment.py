@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from lit_foundry.nn.blanking import blanked, erased_boxes
 from lit_foundry.nn.policy import PolicyName, apply_policy, jitter
 from lit_foundry.nn.uniform import sample_keys, uniforms
 
@@ -153,7 +154,7 @@ class Augment:
             places = shifts(keys, images.shape[-2:], _CUTOUT) - self.cutout // 2
             images = blanked(images, places, places + self.cutout, blank)
         if self.erasing:
-            images = blanked(images, *erased_boxes(images, keys, self.erasing), blank)
+            images = blanked(images, *erased_boxes(images, keys, _ERASE, self.erasing), blank)
         return images
 
     def _flipped(self, index: Tensor, keys: Tensor, seed: int, epoch: int) -> Tensor | None:
@@ -273,38 +274,3 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     floats = images.float()
     sampled = F.grid_sample(floats, grid, "bilinear", "border", align_corners=False)
     return sampled.round_().clamp_(0, 255).to(images.dtype)
-
-
-def erased_boxes(images: Tensor, keys: Tensor, prob: float) -> tuple[Tensor, Tensor]:
-    """Return corners of what is blanked: 2 to 33 % of the area, at aspect ratios 0.3 to 3.3.
-
-    Returns:
-        Upper left and lower right corner, each of shape (B, 2); equal where nothing is blanked.
-    """
-    height, width = images.shape[-2:]
-    draws = uniforms(keys, 5, _ERASE)
-    area = height * width * (0.02 + 0.31 * draws[:, 0])
-    low, high = math.log(0.3), math.log(1 / 0.3)
-    ratio = torch.exp(low + (high - low) * draws[:, 1])
-    box = torch.stack([torch.sqrt(area * ratio), torch.sqrt(area / ratio)], 1).round().long()
-    edges = torch.tensor([height, width], device=images.device)
-    box = torch.minimum(box, edges) * (draws[:, 4:] < prob)
-    start = (draws[:, 2:4] * (edges - box + 1)).long()
-    return start, start + box
-
-
-def blanked(images: Tensor, start: Tensor, end: Tensor, fill: Tensor) -> Tensor:
-    """Fill a rectangle of each image.
-
-    Args:
-        images: Pixels, shape (B, C, H, W).
-        start: Upper left corner, shape (B, 2); may lie outside.
-        end: Lower right corner, exclusive, likewise.
-        fill: What it holds, shape (C, 1, 1) or one number.
-    """
-    inside = []
-    for axis, size in enumerate(images.shape[-2:]):
-        places = torch.arange(size, device=images.device)
-        inside.append((places >= start[:, axis, None]) & (places < end[:, axis, None]))
-    rectangle = (inside[0][:, :, None] & inside[1][:, None])[:, None]
-    return torch.where(rectangle, fill.round().to(images.dtype), images)

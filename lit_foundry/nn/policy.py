@@ -176,7 +176,8 @@ def hued(images: Tensor, turn: Tensor) -> Tensor:
     hue, saturation, value = _rgb_to_hsv(images.float() / 255).unbind(1)
     hue = (hue + turn[:, None, None]) % 1
     rgb = _hsv_to_rgb(torch.stack([hue, saturation, value], 1))
-    return (rgb * 255).round().clamp(0, 255).to(images.dtype)
+    turned: Tensor = (rgb * 255).round().clamp(0, 255).to(images.dtype)
+    return turned
 
 
 def sheared(images: Tensor, amount: Tensor, axis: int) -> Tensor:

@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from lit_foundry import __version__
 from lit_foundry.checkpoint import CheckpointError, load_submodule
 from lit_foundry.nn import Backbone
+from lit_foundry.nn.lora import merge_adapters
 from lit_foundry.optim import (
     OptimConfig,
     build_optimizer,
@@ -104,6 +105,13 @@ class Task(Recorded, LightningModule, ABC):
     def backbones(self) -> dict[str, Backbone]:
         """The backbones by attribute name."""
         return {n: m for n, m in self.named_children() if isinstance(m, Backbone)}
+
+    def merge(self) -> None:
+        """Add adapters to the weights that they adapt; recipe and weights are then plain ones."""
+        if self.finetune.lora:
+            merge_adapters(self)
+            self.finetune = replace(self.finetune, lora=None)
+            self.__dict__["_init_args"]["finetune"] = self.finetune
 
     def _run(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         result = self.step(batch, stage)

@@ -151,9 +151,7 @@ class Classification(Task):
 
     def _evaluated(self, batch: Mapping[str, Any]) -> Tensor:
         """Return (B, C) logits, of images the mean over their views."""
-        if self.views is None:
-            return self(batch).float()
-        views = self.views.evaluation(batch)
+        views = self.views.evaluation(batch) if self.views else [(1.0, batch)]
         return torch.stack([weight * self(view).float() for weight, view in views]).sum(0)
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
