@@ -15,7 +15,7 @@ from lit_foundry.nn.classification_loss import classification_loss
 from lit_foundry.nn.membership import module_depths, parameter_depths
 from lit_foundry.optim import OptimConfig
 from lit_foundry.tasks import CausalLM, Classification, Finetune, Lora
-from tests.finetuning import BLOCKS, VIT, Data, Moves, block_of, classifier, each, state
+from tests.finetuning import BLOCKS, Data, Moves, block_of, classifier, each, state
 from tests.test_task import seeded, trainer  # noqa: F401
 
 # Frozen blocks are meant to be in eval mode.
@@ -295,7 +295,8 @@ def test_losses_and_balance_are_those_of_the_config(
 
 @pytest.mark.parametrize("freeze", [0, "all"])
 def test_no_branch_of_a_frozen_block_is_dropped(freeze: Any) -> None:
-    dino = {k: v for k, v in VIT.items() if k != "model_type"} | {"model_type": "dinov2"}
+    dino = {"model_type": "dinov2", "mlp_ratio": 2, "hidden_size": 16, "patch_size": 4}
+    dino |= {"num_hidden_layers": 2, "num_attention_heads": 2}
     backbone = ImageEncoder(config=dino, image_size=8, drop_path=0.9)
     model, features = Classification(backbone, 2, finetune=Finetune(freeze)), []
 
