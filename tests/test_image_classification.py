@@ -17,7 +17,7 @@ from lit_foundry.cli import main
 from lit_foundry.nn import Airbench, ResNet9, TextEncoder
 from lit_foundry.nn.augment import Augment
 from lit_foundry.nn.mixing import Mixing
-from lit_foundry.tasks import Classification
+from lit_foundry.tasks import Classification, Finetune
 from lit_foundry.tasks.views import Views
 from tests.conftest import digits_config, write_config
 
@@ -51,6 +51,38 @@ def best(run: Path) -> Path:
 def test_digits_are_learnt_and_tested(best: Path, run: Path) -> None:
     main(["test", "--ckpt_path", str(best)])
     assert json.loads((run / "test.json").read_text())["test/acc"] > 0.93
+
+
+def test_summary_tells_the_speed_and_the_share_of_what_the_machine_can_do(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["samples_per_s"] > 0
+    assert 0 < summary["mfu"] < 1
+
+
+def test_operations_are_counted_for_a_frozen_backbone_once() -> None:
+    images = {"pixel_values": pixels(4, 32)}
+    tasks = [Classification(Airbench(), 10, finetune=Finetune(freeze=f)) for f in (0, "all")]
+    tasks[1].backbone.requires_grad_(False)
+    whole, frozen = (task.flops(images) for task in tasks)
+    assert whole == 3 * frozen
+    # The layers' products, by hand: whitening, then two convolutions in each group.
+    edges = (31, 31, 15, 15, 7, 7, 3)
+    widths = (3, 24, 64, 64, 256, 256, 256, 256)
+    taps = (4, 9, 9, 9, 9, 9, 9)
+    sizes = zip(edges, widths[:-1], widths[1:], taps, strict=True)
+    products = [edge**2 * before * after * tap for edge, before, after, tap in sizes]
+    assert frozen == 2 * 4 * sum(products)
+
+
+@pytest.mark.slow
+def test_weights_are_the_same_with_any_number_of_workers(tmp_path: Path) -> None:
+    path = write_config(tmp_path / "digits.yaml", digits_config(tmp_path))
+    found = []
+    for workers in (0, 4):
+        task = main(["fit", "--config", str(path), f"--data.num_workers={workers}"]).model
+        found.append(task.state_dict())
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
 
 
 def test_folder_of_images_is_predicted_with_class_names(best: Path, tmp_path: Path) -> None:

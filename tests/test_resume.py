@@ -14,7 +14,7 @@ import yaml
 
 from lit_foundry.checkpoint import CheckpointError, read_checkpoint
 from lit_foundry.cli import main
-from tests.conftest import corpus_config, write_config
+from tests.conftest import corpus_config, digits_config, write_config
 from tests.processes import run
 
 # 108 training reviews, 9 steps an epoch, 3 micro-batches a step: 54 micro-steps in all;
@@ -137,6 +137,22 @@ def test_killed_pretraining_ends_with_the_same_bits(task: str, tmp_path: Path) -
     assert first == {1}, "the batch does not grow"
     kills = [5], [13, steps - 10], [steps // 2], [steps // 2 + 1], [steps - 2]
     kill_and_compare(path, kills)
+
+
+@pytest.mark.slow
+def test_killed_image_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    config = digits_config(tmp_path)
+    options = config["model"]["init_args"]
+    options["optim"] |= {"name": "muon_sgd", "muon_normalize": True}
+    options["finetune"] = {"unfreeze": 0.15}
+    options["augment"] |= {"policy": "trivialaugment", "flip": "alternating"}
+    config["data"]["init_args"] |= {"num_workers": 1, "balanced": True}
+    path = write_config(tmp_path / "tiny.yaml", config)
+    assert fit(path, "whole") == 0
+    want, _, order = end_of(path, "whole")
+    assert sorted(order) == list(range(54))
+    assert want["global_step"] == 18
+    kill_and_compare(path, ([8], [23], [30, 44]))
 
 
 def test_demanded_resume_that_finds_nothing_fails(tiny: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
@@ -107,6 +108,7 @@ class Classification(Task):
                 f"{type(backbone).__name__} reads {', '.join(backbone.inputs)}: leave them out."
             )
         self.compiled = compile
+        self._forward_flops: dict[int, int] = {}  # of a sample, by the size of images
 
     @property
     def own_facts(self) -> dict[str, int]:
@@ -124,6 +126,29 @@ class Classification(Task):
         """Return (B, C) logits."""
         logits: Tensor = self.head(self.backbone.encode(batch))
         return logits
+
+    def flops(self, batch: Mapping[str, Any]) -> float:
+        """Return the floating point operations that training on a batch of images takes.
+
+        Three times those of a forward pass, as torch counts them, or one if the backbone is
+        frozen; 0 for texts.
+        """
+        if self.views is None:
+            return 0.0
+        images: Tensor = batch["pixel_values"]
+        size = self.views.augment.size_at(self.run_progress, images.shape[-1])
+        if size not in self._forward_flops:
+            self._forward_flops[size] = self._counted(images[:1, :, :size, :size])
+        learns = any(p.requires_grad for p in self.backbone.parameters())
+        return len(images) * self._forward_flops[size] * (3 if learns else 1)
+
+    @torch.no_grad()
+    def _counted(self, image: Tensor) -> int:
+        self.eval()
+        with FlopCounterMode(display=False) as counter:
+            self.backbone.forward(image)  # past what is compiled
+        self.train()
+        return counter.get_total_flops()
 
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Score a labelled batch."""
