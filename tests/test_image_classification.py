@@ -75,6 +75,7 @@ def test_operations_are_counted_for_a_frozen_backbone_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*will create 4 worker processes")
 def test_weights_are_the_same_with_any_number_of_workers(tmp_path: Path) -> None:
     path = write_config(tmp_path / "digits.yaml", digits_config(tmp_path))
     found = []
