@@ -186,7 +186,10 @@ class FoundryCLI(LightningCLI):
         if settings.get("input"):
             settings.data.init_args.predict = settings.input
         if has_gaps(settings.model.init_args):
-            fill_facts(settings.model.init_args, self.data.facts)
+            augment = settings.model.init_args.get("augment")
+            size = augment and augment.get("size")  # what the network sees, if images are cut
+            own = {"image_size": size} if size else {}
+            fill_facts(settings.model.init_args, {**self.data.facts, **own})
         with (
             unwrapped(),
             restoring() if self.checkpoint or settings.get("ckpt_path") else nullcontext(),

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def main(args: list[str]) -> None:
     job = manifest["job"]
     if job in JOBS:
         print(f'  lit_foundry.load("{output}").predict(["{JOBS[job]}"])')
-    if given.format == "hf":
+    if given.format == "hf" and manifest["data_state"].get("mode") != "L":  # pipelines take RGB
         text = {
             "text-classification": '"a text", truncation=True',
             "image-classification": '"image.png"',
@@ -89,8 +90,15 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
             f"--format {format} takes classifiers; a {type(task).__name__} takes --format hf."
         )
     data: Any = load_data(ckpt_path)
-    kind = ImageNetwork if images else Network if job in JOBS else LanguageNetwork
-    network = kind(task.backbone, task.head, data).eval()
+    if images:
+        tta = task.views.tta if format == "safetensors" else "none"
+        views = replace(task.views, tta=tta)
+        network: Network = ImageNetwork(task.backbone, task.head, data, views).eval()
+        if tta != task.views.tta:
+            print(f"Note: predict averages views (model.tta {task.views.tta}), {format} sees one.")
+    else:
+        kind = Network if job in JOBS else LanguageNetwork
+        network = kind(task.backbone, task.head, data).eval()
     state = data.state()
     manifest: dict[str, Any] = {
         "version": __version__,
@@ -151,7 +159,8 @@ def write_hf(network: Network, folder: Path, labels: Sequence[str]) -> None:
     if isinstance(network, ImageNetwork):
         model = image_classifier(network.backbone, network.head, labels)
         backbone: Any = network.backbone
-        image_processor(backbone, network.size, network.fit).save_pretrained(folder)
+        crop = network.views.augment.size or network.size
+        image_processor(backbone, network.size, network.fit, crop).save_pretrained(folder)
     elif isinstance(network, LanguageNetwork):
         model = language_model(network.backbone, network.head)
     else:

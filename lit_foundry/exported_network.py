@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from lit_foundry.checkpoint import CheckpointError
 from lit_foundry.nn import Backbone
+from lit_foundry.nn.image import random_images
+from lit_foundry.tasks.views import Views
 
 # Rows and size (tokens) of what is compared, as far as the data's own longest allows.
 SHAPES = ((1, 8), (3, 33), (8, 64), (2, 8192))
@@ -62,18 +64,32 @@ class Network(nn.Module):
 
 
 class ImageNetwork(Network):
-    """Backbone and head as a function of images of one size, with pixels from 0 to 255 (uint8)."""
+    """Backbone and head as a function of images of one size, with pixels from 0 to 255 (uint8).
 
-    def __init__(self, backbone: Backbone, head: nn.Module, data: Any) -> None:
+    Args:
+        backbone: Image encoder.
+        head: From its features to (B, C) logits.
+        data: Data module, whose images are square.
+        views: What is cut out of an image, and averaged.
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Module, data: Any, views: Views) -> None:
         super().__init__(backbone, head, data)
+        self.views = views
         if "image_size" not in data.facts:
             raise CheckpointError("Only square images are exported: set data.size and fit again.")
         self.size = data.facts["image_size"]
         self.fit = data.state().get("fit", "squash")
 
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return (B, C) logits."""
+        batch = dict(zip(self.inputs, values, strict=True))
+        return self.views.logits(lambda view: self.head(self.backbone.encode(view)), batch)
+
     def example(self, rows: int, size: int) -> tuple[Tensor, ...]:
         """Return so many images of the data's size."""
-        return tuple(self.backbone.example(rows, self.size).values())
+        backbone: Any = self.backbone
+        return (random_images(rows, backbone.in_channels, self.size),)
 
     def cases(self, facts: Mapping[str, int]) -> Iterator[tuple[Tensor, ...]]:
         """Yield several numbers of images."""

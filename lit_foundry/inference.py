@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lit_foundry.checkpoint import MANIFEST, CheckpointError, build, load_data, load_task
 from lit_foundry.nn import restoring
+from lit_foundry.nn.augment import centre
 
 Logits = Callable[[Mapping[str, Tensor]], Tensor]  # fields of a batch to (B, C)
 # What labels inputs, by the name of the pipeline of transformers, with an input.
@@ -160,6 +161,8 @@ def _normalizer(folder: Path) -> Callable[[dict[str, Tensor]], dict[str, Tensor]
 
     def normalized(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         pixels = batch["pixel_values"].float() * said["rescale_factor"]
+        if cut := said.get("crop_size"):
+            pixels = centre(pixels, (cut["height"], cut["width"]))
         return {"pixel_values": (pixels - mean.to(pixels)) / std.to(pixels)}
 
     return normalized

@@ -52,20 +52,20 @@ def test_crop_with_padding_is_torchvisions_to_the_bit(squares: Tensor, mode: str
         tv.crop(image, int(top) + 4, int(left) + 4, 24, 24)
         for image, (top, left) in zip(padded, place, strict=True)
     ]
-    assert torch.equal(crop(squares, place, 24, mode), torch.stack(expected))  # type: ignore[arg-type]
+    assert torch.equal(crop(squares, place, (24, 24), mode), torch.stack(expected))  # type: ignore[arg-type]
     assert len(place.unique(dim=0)) > 20
 
 
 def test_flip_and_crop_of_a_larger_image_are_torchvisions_to_the_bit(images: Tensor) -> None:
-    place, flipped = shifts(KEYS, (8, 16)), INDEX % 3 == 0
-    found = crop(images, place, 16, "zero", flipped)
+    place, flipped = shifts(KEYS, (8, 20)), INDEX % 3 == 0
+    found = crop(images, place, (16, 12), "zero", flipped)
     for image, was, (top, left), flip in zip(found, images, place, flipped, strict=True):
-        expected = tv.crop(was, int(top), int(left), 16, 16)
+        expected = tv.crop(was, int(top), int(left), 16, 12)
         assert torch.equal(image, tv.horizontal_flip(expected) if flip else expected)
 
 
 def test_crop_keeps_the_channels_together(squares: Tensor) -> None:
-    found = crop(squares, shifts(KEYS, (0, 0)), 24)
+    found = crop(squares, shifts(KEYS, (0, 0)), (24, 24))
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(found, squares)
 
@@ -116,10 +116,10 @@ def test_a_sample_is_augmented_alike_in_any_batch(squares: Tensor, augment: Augm
 
 def test_resized_crop_is_torchvisions_within_rounding(images: Tensor) -> None:
     boxes = resized_boxes(images, KEYS, 0.3)
-    found = resized_crop(images, boxes, 20)
+    found = resized_crop(images, boxes, (20, 14))
     for image, was, box in zip(found, images, boxes, strict=True):
         place = [int(number) for number in box]
-        expected = tv.resized_crop(was.float(), *place, [20, 20], antialias=False)
+        expected = tv.resized_crop(was.float(), *place, [20, 14], antialias=False)
         assert (image - expected).abs().max() <= 0.51
 
 
@@ -233,8 +233,28 @@ def test_erasing_blanks_its_share_of_images_and_area(squares: Tensor) -> None:
 
 def test_size_grows_in_steps_until_it_is_reached() -> None:
     augment = Augment(size=224, start_size=128, grow_until=0.5)
-    sizes = [augment.size_at(progress / 10, 256) for progress in range(11)]
+    sizes = [augment.size_at(progress / 10, 224) for progress in range(11)]
     assert sizes == [128, 128, 160, 160, 192, *[224] * 6]
+
+
+def test_growing_images_show_all_that_was_cut_out(squares: Tensor) -> None:
+    smooth = torch.linspace(0, 255, 24).round().byte().expand(ROWS, 3, 24, 24)
+    found = Augment(size=24, start_size=12)(smooth, INDEX, 0, 0, progress=0.0)
+    assert found.shape == (ROWS, 3, 12, 12)
+    expected = smooth.float().unfold(3, 2, 2).mean(-1)[:, :, ::2]
+    assert (found[..., 1:-1] - expected[..., 1:-1]).abs().max() < 4
+
+
+def test_images_that_are_not_square_stay_whole_if_no_size_is_set(images: Tensor) -> None:
+    assert torch.equal(Augment()(images, INDEX, 0, 0), images)
+    for augment in (Augment(pad=2, flip="random"), Augment(resized_crop=0.5)):
+        assert augment(images, INDEX, 0, 0).shape == images.shape
+
+
+def test_a_size_beyond_the_images_is_refused_with_the_remedy(images: Tensor) -> None:
+    for augment in (Augment(size=25), Augment(size=25, resized_crop=0.5)):
+        with pytest.raises(ValueError, match=r"size=25 is larger than the images, of 24 x 32 .*"):
+            augment(images, INDEX, 0, 0)
 
 
 @pytest.mark.parametrize(

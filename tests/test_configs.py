@@ -112,6 +112,11 @@ def test_experiment_fits_and_tests(
     assert cli.trainer.callback_metrics["test/loss"].isfinite()
 
 
+def test_transfer_begins_with_pretrained_weights() -> None:
+    config = yaml.safe_load((REPO / "configs" / "resnet50_imagefolder.yaml").read_text())
+    assert config["model"]["init_args"]["backbone"]["init_args"]["pretrained"] == "DEFAULT"
+
+
 @pytest.mark.parametrize("name", ["mlm_imdb", "mlm_imdb_gpu"])
 def test_what_is_fine_tuned_is_what_was_pretrained(name: str) -> None:
     found = []

@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_foundry import load
 from lit_foundry.checkpoint import load_data, load_task
 from lit_foundry.cli import main
+from lit_foundry.export import export
 from lit_foundry.nn import Airbench, ResNet9, TextEncoder
 from lit_foundry.nn.augment import Augment
 from lit_foundry.nn.mixing import Mixing
@@ -108,6 +109,47 @@ def test_python_predicts_arrays_and_files_alike(best: Path, tmp_path: Path) -> N
         Image.fromarray(image[..., 0]).save(files[-1])
     predictor = load(best)
     assert torch.equal(predictor.predict(files).probs, predictor.predict(list(pixels)).probs)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "torch", "hf"])
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_exports_see_what_evaluation_saw(fit: str, format: str, tmp_path: Path) -> None:
+    config = digits_config(tmp_path)
+    vit = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "patch_size": 4}
+    vit |= {"num_attention_heads": 2, "intermediate_size": 16}
+    options = config["model"]["init_args"]
+    options["backbone"] = {"class_path": "ImageEncoder", "init_args": {"config": vit}}
+    options["augment"], options["mixing"] = {"size": 8, "resized_crop": 0.5}, None
+    config["data"]["init_args"] |= {"size": 12, "fit": fit, "mode": "RGB"}
+    path = write_config(tmp_path / "cut.yaml", config)
+    task: Any = main(["fit", "--config", str(path), *ONE_STEP]).model
+    checkpoint = max((tmp_path / "runs").glob("*/1/checkpoints/*.ckpt"))
+    data: Any = load_data(checkpoint)
+    images = list(data.images("test", [0, 1, 2]))
+    expected = torch.cat(
+        [row["prob"] for row in [task.eval().predict_step(data.load("test")[[0, 1, 2]], 0)]]
+    )
+    for source in (checkpoint, export(checkpoint, format)):
+        assert torch.allclose(load(source).predict(images).probs, expected, atol=1e-5)
+
+
+def test_views_are_averaged_from_python_too(best: Path) -> None:
+    data, task = load_data(best), load_task(best)
+    expected = task.predict_step(data.load("test")[[0, 1, 2]], 0)["prob"]  # type: ignore[attr-defined]
+    found = load(best).predict(list(data.images("test", [0, 1, 2])))  # type: ignore[attr-defined]
+    assert torch.allclose(found.probs, expected, atol=1e-6)
+
+
+def test_growing_images_need_a_network_of_any_size(tmp_path: Path) -> None:
+    config = digits_config(tmp_path)
+    vit = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "patch_size": 4}
+    vit |= {"num_attention_heads": 2, "intermediate_size": 16}
+    options = config["model"]["init_args"]
+    options["backbone"] = {"class_path": "ImageEncoder", "init_args": {"config": vit}}
+    options["augment"] = {"size": 8, "start_size": 4}
+    path = write_config(tmp_path / "grow.yaml", config)
+    with pytest.raises(ValueError, match=r"start_size=4 needs a network that takes images of any"):
+        main(["fit", "--config", str(path)])
 
 
 def test_report_shows_images_and_what_the_network_sees(best: Path, run: Path) -> None:

@@ -26,9 +26,10 @@ class Augment:
     """What is done to batches of training images.
 
     Args:
-        size: Edge S of what the network sees; None that of the images. Evaluation takes the centre.
-        start_size: Edge at the beginning of the run, which grows to ``size`` (progressive
-            resizing); needs a network that takes any.
+        size: Edge S of what the network sees, at most that of the images, of which evaluation
+            takes the centre; None takes them whole.
+        start_size: Edge at the beginning of the run, to which what was cut out is scaled down
+            and which grows to ``size`` (progressive resizing); needs a network that takes any.
         grow_until: Fraction of the run after which ``size`` is reached, in (0, 1].
         pad: Pixels that are added on each side before a random crop.
         pad_mode: What they hold.
@@ -100,19 +101,36 @@ class Augment:
                 "model.augment.pad and model.augment.resized_crop are two ways to crop: set one."
             )
 
-    def size_at(self, progress: float, stored: int) -> int:
-        """Return the edge when a fraction ``progress`` of the run is done, in steps of 32 pixels.
+    def shape(self, images: Tensor) -> tuple[int, int]:
+        """Return height and width of what is cut out of (B, C, H, W) images.
+
+        Raises:
+            ValueError: If the images are smaller.
+        """
+        height, width = images.shape[-2:]
+        if self.size is None:
+            return height, width
+        if self.size > min(height, width):
+            raise ValueError(
+                f"model.augment.size={self.size} is larger than the images, of {height} x {width} "
+                f"pixels: set data.size to {self.size} or more, or lower it."
+            )
+        return self.size, self.size
+
+    def size_at(self, progress: float, last: int) -> int:
+        """Return the edge when a fraction ``progress`` of the run is done.
+
+        It grows in steps of 32 pixels, below 64 of 4.
 
         Args:
             progress: Fraction in [0, 1].
-            stored: Edge of the images, for where ``size`` is not set.
+            last: Edge at the end.
         """
-        last = self.size or stored
         if self.start_size is None or progress >= self.grow_until:
             return last
-        grown = self.start_size + (last - self.start_size) * progress / self.grow_until
+        grown = (last - self.start_size) * progress / self.grow_until
         step = 32 if last >= 64 else 4
-        return min(last, self.start_size + int(grown - self.start_size) // step * step)
+        return min(last, self.start_size + int(grown) // step * step)
 
     def __call__(
         self,
@@ -137,14 +155,20 @@ class Augment:
             Pixels, shape (B, C, S, S) uint8.
         """
         keys = sample_keys(seed, epoch, index)
-        size = self.size_at(progress, images.shape[-1])
+        height, width = self.shape(images)
+        size = self.size_at(progress, height)
         flipped = self._flipped(index, keys, seed, epoch)
         if self.resized_crop is not None:
-            images = resized_crop(images, resized_boxes(images, keys, self.resized_crop), size)
+            shape = (size, size) if self.size else (height, width)
+            images = resized_crop(images, resized_boxes(images, keys, self.resized_crop), shape)
             images = images if flipped is None else mirrored(images, flipped)
         else:
-            offsets = shifts(keys, [edge + 2 * self.pad - size for edge in images.shape[-2:]])
-            images = crop(images, offsets - self.pad, size, self.pad_mode, flipped)
+            pairs = zip(images.shape[-2:], (height, width), strict=True)
+            room = [edge - cut + 2 * self.pad for edge, cut in pairs]
+            offsets = shifts(keys, room) - self.pad
+            images = crop(images, offsets, (height, width), self.pad_mode, flipped)
+            if size < height:
+                images = tv.resize(images, [size, size])
         if self.policy:
             images = apply_policy(images, keys, _POLICY, self.policy, self.num_ops, self.magnitude)
         if any(self.jitter):
@@ -167,11 +191,10 @@ class Augment:
         return first ^ bool(epoch % 2)
 
 
-def centre(images: Tensor, size: int) -> Tensor:
-    """Return the middle of (B, C, H, W) images, shape (B, C, S, S)."""
-    return (
-        images if images.shape[-1] == images.shape[-2] == size else tv.center_crop(images, [size])
-    )
+def centre(images: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return the middle of (B, C, H, W) images, of a height and a width."""
+    whole = tuple(images.shape[-2:]) == shape
+    return images if whole else tv.center_crop(images, list(shape))
 
 
 def shifts(keys: Tensor, room: Any, stream: int = _SHIFT) -> Tensor:
@@ -183,22 +206,22 @@ def shifts(keys: Tensor, room: Any, stream: int = _SHIFT) -> Tensor:
 def crop(
     images: Tensor,
     place: Tensor,
-    size: int,
+    shape: tuple[int, int],
     pad_mode: PadMode = "zero",
     flipped: Tensor | None = None,
 ) -> Tensor:
-    """Cut a square out of each image, and mirror some, in one pass.
+    """Cut a rectangle out of each image, and mirror some, in one pass.
 
     Args:
         images: Pixels, shape (B, C, H, W).
         place: Row and column of the upper left corner, which may lie outside, shape (B, 2).
-        size: Edge S.
+        shape: Height and width.
         pad_mode: What lies outside.
         flipped: Which are mirrored left and right after that, shape (B,).
     """
     height, width = images.shape[-2:]
-    steps = torch.arange(size, device=images.device)
-    rows, columns = place[:, :1] + steps, place[:, 1:] + steps
+    down, across = (torch.arange(edge, device=images.device) for edge in shape)
+    rows, columns = place[:, :1] + down, place[:, 1:] + across
     if flipped is not None:
         columns = torch.where(flipped[:, None], columns.flip(1), columns)
     inside = None
@@ -252,25 +275,26 @@ def resized_boxes(images: Tensor, keys: Tensor, least: float) -> Tensor:
     return torch.cat([(draws[:, -2:] * (room + 1)).long(), box], 1)
 
 
-def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut boxes out of images and scale them to squares, bilinear and without antialiasing.
+def resized_crop(images: Tensor, boxes: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Cut boxes out of images and scale them to one shape, bilinear and without antialiasing.
 
     Args:
         images: Pixels, shape (B, C, H, W) uint8.
         boxes: Top, left, height and width, shape (B, 4).
-        size: Edge S.
+        shape: Height and width of what is returned.
     """
     edges = torch.tensor(images.shape[-2:], device=images.device)
-    steps = (torch.arange(size, device=images.device) + 0.5) / size
     axes = []
-    for axis in (0, 1):
+    for axis, size in enumerate(shape):
+        steps = (torch.arange(size, device=images.device) + 0.5) / size
         start, length = boxes[:, axis, None], boxes[:, axis + 2, None]
         # Centres of pixels; within the box, as if nothing lay beside it.
         place = (steps * length - 0.5).clamp(min=0).minimum(length - 1.0) + start
         axes.append((2 * place + 1) / edges[axis] - 1)
     rows, columns = axes
-    shape = len(images), size, size
-    grid = torch.stack([columns[:, None].expand(shape), rows[:, :, None].expand(shape)], -1)
+    wide = len(images), *shape
+    grid = torch.stack([columns[:, None].expand(wide), rows[:, :, None].expand(wide)], -1)
     floats = images.float()
     sampled = F.grid_sample(floats, grid, "bilinear", "border", align_corners=False)
-    return sampled.round_().clamp_(0, 255).to(images.dtype)
+    pixels = sampled.round_().clamp_(0, 255).to(images.dtype)
+    return pixels.contiguous(memory_format=torch.channels_last)

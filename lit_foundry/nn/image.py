@@ -92,10 +92,7 @@ class ImageBackbone(Backbone):
             rows: Batch size B.
             size: Pixels of an edge; ignored where the network is made for one size.
         """
-        random = torch.Generator().manual_seed(rows * 10_000 + size)
-        edge = self.image_size or size
-        shape = rows, self.in_channels, edge, edge
-        return {"pixel_values": torch.randint(256, shape, generator=random, dtype=torch.uint8)}
+        return {"pixel_values": random_images(rows, self.in_channels, self.image_size or size)}
 
     def recipe(self) -> dict[str, Any]:
         """Return the recipe with what the data or pretrained weights decided on."""
@@ -104,3 +101,9 @@ class ImageBackbone(Backbone):
         if self.image_size is not None:
             recipe["init_args"]["image_size"] = self.image_size
         return recipe
+
+
+def random_images(rows: int, channels: int, size: int) -> Tensor:
+    """Return random pixels, shape (B, C, size, size) uint8, the same each time."""
+    random = torch.Generator().manual_seed(rows * 10_000 + size)
+    return torch.randint(256, (rows, channels, size, size), generator=random, dtype=torch.uint8)

@@ -58,18 +58,19 @@ def image_classifier(backbone: nn.Module, head: nn.Module, labels: Sequence[str]
     return model.eval()
 
 
-def image_processor(backbone: ImageBackbone, size: int, fit: str) -> Any:
+def image_processor(backbone: ImageBackbone, size: int, fit: str, crop: int) -> Any:
     """Build the processor of ``transformers`` that makes of an image what the network was fed.
 
     Args:
         backbone: Says how pixels are normalized.
-        size: Edge of the images.
-        fit: ``crop`` cuts the centre out of an image, anything else squashes it.
+        size: Edge that images are fitted to.
+        fit: ``crop`` makes their shorter edge this long, anything else squashes them.
+        crop: Edge of what is then cut out of the centre.
     """
     from PIL import Image
     from transformers import CLIPImageProcessor, ViTImageProcessor
 
-    edges = {"height": size, "width": size}
+    edges, cut = ({"height": edge, "width": edge} for edge in (size, crop))
     channels = backbone.in_channels
     options: dict[str, Any] = {
         "image_mean": backbone.mean.flatten().expand(channels).tolist(),
@@ -79,5 +80,7 @@ def image_processor(backbone: ImageBackbone, size: int, fit: str) -> Any:
         "do_convert_rgb": channels == 3,
     }
     if fit == "crop":
-        return CLIPImageProcessor(size={"shortest_edge": size}, crop_size=edges, **options)
+        return CLIPImageProcessor(size={"shortest_edge": size}, crop_size=cut, **options)
+    if crop != size:
+        return CLIPImageProcessor(size=edges, crop_size=cut, **options)
     return ViTImageProcessor(size=edges, **options)

@@ -116,6 +116,27 @@ class Classification(Task):
         size = self.views.augment.size if self.views else None
         return {} if size is None else {"image_size": size}
 
+    def check_data(self, data: Any) -> None:
+        """Check also the sizes of images that the network will see.
+
+        Raises:
+            ValueError: If it cannot see them, or a fact of the data is another than its own.
+        """
+        super().check_data(data)
+        augment = self.views.augment if self.views else Augment()
+        edge = getattr(data, "facts", {}).get("image_size")
+        if edge is not None:
+            augment.shape(torch.empty(1, 1, edge, edge, device="meta"))
+        backbone: Any = self.backbone
+        if augment.start_size is not None:
+            if backbone.image_size is not None:
+                raise ValueError(
+                    f"model.augment.start_size={augment.start_size} needs a network that takes "
+                    f"images of any size, and this one is made for {backbone.image_size}: leave it "
+                    "out."
+                )
+            backbone.try_size(augment.start_size)
+
     def setup(self, stage: str) -> None:
         """Check and initialize; compile what is trained."""
         super().setup(stage)
@@ -123,7 +144,10 @@ class Classification(Task):
             compile_in_place(self.backbone, self.trainer.strategy.root_device)
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return (B, C) logits."""
+        """Return (B, C) logits as in evaluation: of images, the mean over their views."""
+        return self.views.logits(self._logits, batch) if self.views else self._logits(batch)
+
+    def _logits(self, batch: Mapping[str, Any]) -> Tensor:
         logits: Tensor = self.head(self.backbone.encode(batch))
         return logits
 
@@ -136,9 +160,11 @@ class Classification(Task):
         if self.views is None:
             return 0.0
         images: Tensor = batch["pixel_values"]
-        size = self.views.augment.size_at(self.run_progress, images.shape[-1])
+        height, width = self.views.augment.shape(images)
+        size = self.views.augment.size_at(self.run_progress, height)
         if size not in self._forward_flops:
-            self._forward_flops[size] = self._counted(images[:1, :, :size, :size])
+            image = images[:1, :, :size, : size if size < height else width]
+            self._forward_flops[size] = self._counted(image)
         learns = any(p.requires_grad for p in self.backbone.parameters())
         return len(images) * self._forward_flops[size] * (3 if learns else 1)
 
@@ -155,11 +181,11 @@ class Classification(Task):
         label = batch["label"]
         if stage == "train":
             batch = self._augmented(batch)
-            logits, target = self(batch).float(), batch.get("target", label)
+            logits, target = self._logits(batch).float(), batch.get("target", label)
             how = self.label_smoothing, self.focal_gamma
         else:
             # Probabilities are scored, which smoothing and focus leave uncalibrated on purpose.
-            logits, target, how = self._evaluated(batch), label, (0.0, 0.0)
+            logits, target, how = self(batch).float(), label, (0.0, 0.0)
         loss, count = classification_loss(logits, target, self.class_weights, *how)
         if stage == "train":  # its accuracy needs no probabilities
             return Step(loss, count, preds=logits, target=label)
@@ -174,11 +200,6 @@ class Classification(Task):
         when = {"seed": seed, "epoch": epoch, "progress": self.run_progress}
         return self.views.train(batch, self.num_classes, mean * 255, **when)
 
-    def _evaluated(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return (B, C) logits, of images the mean over their views."""
-        views = self.views.evaluation(batch) if self.views else [(1.0, batch)]
-        return torch.stack([weight * self(view).float() for weight, view in views]).sum(0)
-
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return each sample's ``index`` (B,) and ``prob`` (B, C)."""
-        return {"index": batch["index"], "prob": self._evaluated(batch).softmax(-1)}
+        return {"index": batch["index"], "prob": self(batch).float().softmax(-1)}

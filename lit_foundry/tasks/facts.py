@@ -20,11 +20,14 @@ UPPER_BOUNDS = {
 
 def check_fit(task: nn.Module, backbones: Mapping[str, Backbone], data: Any) -> None:
     """Raise ValueError unless a task, and its backbones by name, agree with the data."""
-    facts = {**data.facts, **getattr(task, "own_facts", {})}
-    check_facts(task, "model", facts, data)
+    own: Mapping[str, int] = getattr(task, "own_facts", {})
+    facts = {name: value for name, value in data.facts.items() if name not in own}
+    source = type(data).__name__
+    check_facts(task, "model", facts, source)
     for name, backbone in backbones.items():
         check_inputs(backbone, data)
-        check_facts(backbone, f"model.{name}", facts, data)
+        check_facts(backbone, f"model.{name}", facts, source)
+        check_facts(backbone, f"model.{name}", own, "model.augment")
 
 
 def check_inputs(backbone: Backbone, data: Any) -> None:
@@ -37,9 +40,9 @@ def check_inputs(backbone: Backbone, data: Any) -> None:
         )
 
 
-def check_facts(module: nn.Module, key: str, facts: Mapping[str, int], data: Any) -> None:
-    """Raise ValueError if ``module``, configured at ``key``, contradicts a fact of ``data``."""
-    names = type(module).__name__, type(data).__name__
+def check_facts(module: nn.Module, key: str, facts: Mapping[str, int], source: str) -> None:
+    """Raise ValueError if ``module``, configured at ``key``, contradicts a fact of ``source``."""
+    names = type(module).__name__, source
     for fact, value in facts.items():
         built = getattr(module, fact, None)
         if built is None or built == value:

@@ -1,9 +1,10 @@
 """What a task makes of a batch of images before its network sees them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -49,10 +50,17 @@ class Views:
             )
         return views
 
+    def logits(
+        self, network: Callable[[Mapping[str, Any]], Tensor], batch: Mapping[str, Any]
+    ) -> Tensor:
+        """Return the mean logits (B, C) of a network over the views of an evaluation."""
+        views = self.evaluation(batch)
+        return torch.stack([weight * network(view).float() for weight, view in views]).sum(0)
+
     def evaluation(self, batch: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
         """Return views of a batch with their weights, which add up to 1."""
         images = batch["pixel_values"]
-        images = centre(images, self.augment.size or images.shape[-1])
+        images = centre(images, self.augment.shape(images))
         moved = [(1.0, images)]
         if self.tta == "translate":
             height, width = images.shape[-2:]
