@@ -217,7 +217,7 @@ def test_transformers_computes_the_logits_of_each_family(family: str, tmp_path: 
     backbone = ImageEncoder(config=CONFIGS[family], image_size=SIZE).eval()
     head = backbone.classifier(3).eval()
     image_classifier(backbone, head, ["a", "b", "c"]).save_pretrained(tmp_path)
-    image_processor(backbone, SIZE, "squash").save_pretrained(tmp_path)
+    image_processor(backbone, SIZE, "squash", SIZE).save_pretrained(tmp_path)
     images = backbone.example(4, SIZE)
     with torch.no_grad():
         expected = head(backbone.encode(images))
@@ -252,7 +252,7 @@ def test_processor_crops_where_the_data_did(vit: Path) -> None:
         ("crop", V.center_crop(V.resize(wide, [32], V.InterpolationMode.BICUBIC), [32, 32])),
         ("squash", V.resize(wide, [32, 32], V.InterpolationMode.BICUBIC)),
     ):
-        processor = image_processor(backbone, 32, fit)
+        processor = image_processor(backbone, 32, fit, 32)
         found = processor(wide, return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(found, backbone.normalize(expected[None]), atol=0.02, rtol=0)
 
