@@ -3,6 +3,10 @@
 usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_tokens N] [--steps N]
        python scripts/benchmark.py mlm --imdb DIR [--model bert-base] [--length N] [--steps N]
            [--precision bf16-mixed] [--compile] [--workers N]
+       python scripts/benchmark.py images-pipeline --cifar10 DIR [--batch_size N] [--workers N]
+           [--images N] [--steps N]
+       python scripts/benchmark.py images-resnet|images-vit (the same) [--precision bf16-mixed]
+           [--compile]
        python scripts/benchmark.py overhead [--steps N]
        python scripts/benchmark.py startup
        each with --rounds N, --json FILE to keep the figures, and --turns 1 3 to run only some of
@@ -17,6 +21,20 @@ usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_toke
             its masking collator, on rows of concatenated reviews as its scripts make them, and on
             padded reviews; after three steps to warm up. With --compile, all networks are compiled;
             the rate of matrix products is measured after the run
+  images-pipeline
+            samples per second that CIFAR-10 yields in random order, cropped at random out of a
+            padding of 4, mirrored at random and normalized, nothing decoded: of lit_foundry without
+            workers, on whole batches, and of torchvision sample by sample, from images of PIL and
+            from tensors, in --workers processes (2)
+  images-resnet
+            ResNet-18 with the stem for small images, by SGD: training samples per second of
+            lit_foundry, and of a plain loop over timm's loader, optimizer, schedule and loss, in
+            channels_last and not; the same network, augmentation, rates and images, of which
+            --images N takes some (of 40,960, equal steps if N is a multiple of --batch_size);
+            after three steps to warm up. All are scored on 1,000 test images afterwards
+  images-vit
+            the same of a ViT with patches of 4 x 4, by AdamW, and of the transformers Trainer, with
+            torchvision's transforms on PNG images as in its example, and on decoded ones
   overhead  milliseconds per step beyond a plain PyTorch loop, on an average of word vectors
   startup   seconds from the start of `fit` on the demo to its first step, beyond imports
 
@@ -33,212 +51,38 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmark_finetune import FINETUNE
+from benchmark_images import RESNET, VIT
 from benchmark_mlm import MLM
+from benchmark_overhead import BLOCK, OVERHEAD, STARTUP
+from benchmark_pipeline import PIPELINE
 from rich.console import Console
 from rich.table import Table
-from timing import MINILM, Figures, Meter, fit, quiet, trainer_clock
-
-BLOCK = 100  # steps of a turn of `overhead`: an epoch, whose end is part of the work
-
-
-def text_files(batch: dict[str, int], tokenizer: Any, max_length: int) -> dict[str, Any]:
-    """Return the data section for the texts that the benchmark wrote."""
-    files = {"train": "train.jsonl", "val": "val.jsonl", "tokenizer": tokenizer}
-    return {"class_path": "TextFiles", "init_args": files | {"max_length": max_length} | batch}
-
-
-def finetune_foundry(
-    batch_tokens: int, texts: int, steps: int | None, **_: Any
-) -> dict[str, Figures]:
-    """Fine-tune with lit_foundry, on every text once if no steps are given."""
-    backbone = {"pretrained": MINILM, "dropout": 0.0}
-    config = {
-        "model": {
-            "class_path": "Classification",
-            "init_args": {
-                "backbone": {"class_path": "TextEncoder", "init_args": backbone},
-                "dropout": 0.0,
-                "optim": {"lr": 1e-4, "fused": True},
-            },
-        },
-        "data": text_files({"batch_tokens": batch_tokens}, MINILM, 512),
-        "trainer": quiet({"max_epochs": 1, "max_steps": steps or -1, "log_every_n_steps": 10}),
-    }
-    meter = Meter().install()
-    watch = fit(config)
-    steps = steps or watch.epoch_steps
-    if steps > watch.epoch_steps:
-        sys.exit(f"{texts} texts are {watch.epoch_steps} steps: ask for fewer, or for more texts.")
-    rows = texts / watch.epoch_steps
-    figures = meter.figures(watch.end - watch.start, steps)
-    return {"lit_foundry": figures | {"rows/step": rows}}
-
-
-def finetune_trainer(strategy: str, steps: int, rows: int, **_: Any) -> dict[str, Figures]:
-    """Fine-tune with the transformers Trainer, with as many rows in each step."""
-    import datasets
-    import torch
-    import transformers as hf
-
-    from lit_foundry.sources import resolve
-
-    folder = resolve(MINILM)
-    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
-    data = datasets.load_dataset("json", data_files="train.jsonl", split="train")
-    data = data.map(
-        lambda rows: tokenizer(rows["text"], truncation=True, max_length=512), batched=True
-    )
-    names = sorted(set(data["label"]))
-    data = data.map(lambda row: {"labels": names.index(row["label"])})
-    data = data.map(lambda row: {"length": len(row["input_ids"])}).remove_columns(["text", "label"])
-    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model = hf.AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=2, dtype=torch.float32, **off
-    )
-
-    watch = trainer_clock()
-    args = hf.TrainingArguments(
-        "out",
-        per_device_train_batch_size=rows,
-        max_steps=steps,
-        learning_rate=1e-4,
-        max_grad_norm=1.0,
-        train_sampling_strategy=strategy,
-        optim="adamw_torch_fused",
-        logging_steps=10,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-    )
-    collate = hf.DataCollatorWithPadding(tokenizer)
-    trainer = hf.Trainer(model, args, train_dataset=data, data_collator=collate, callbacks=[watch])
-    meter = Meter().install()
-    trainer.train()
-    figures = meter.figures(watch.end - watch.start, steps)
-    return {f"Trainer, {strategy}": figures | {"rows/step": rows}}
-
-
-def overhead(steps: int, **_: Any) -> dict[str, Figures]:
-    """Time blocks of steps of lit_foundry's loop, all that a run records included, and plain ones.
-
-    Both take turns in one process, block after block: a step takes a few milliseconds, and the
-    speed of a machine drifts by more than what is measured from one second to the next.
-    """
-    from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-
-    task = {"backbone": {"class_path": "word_average.WordAverage"}, "optim": {"lr": 1e-3}}
-    tokenizer = {"kind": "wordpiece", "vocab_size": 400}
-    plain, parameters = plain_steps()
-    advance: Callable[..., None] = _TrainingEpochLoop.advance
-    ours, theirs = [], []
-    count, since = 0, 0.0
-
-    def advance_in_turn(*args: Any) -> None:
-        nonlocal count, since
-        if count % BLOCK == 0:
-            now = time.perf_counter()
-            ours.append(now - since)
-            plain()
-            since = time.perf_counter()
-            theirs.append(since - now)
-        count += 1
-        advance(*args)
-
-    _TrainingEpochLoop.advance = advance_in_turn  # type: ignore[method-assign]
-    watch = fit(
-        {
-            "model": {"class_path": "Classification", "init_args": task},
-            "data": text_files({"batch_size": 4}, tokenizer, 16),
-            "trainer": quiet({"max_steps": steps}),
-        }
-    )
-    if watch.parameters != parameters:
-        sys.exit(f"Two networks: {watch.parameters} and {parameters} parameters.")
-    # The first block of each warms up; before it, the time of ours is that of starting.
-    found = {"lit_foundry": ours[2:], "plain loop": theirs[1:]}
-    return {
-        name: {
-            "ms/step": statistics.median(blocks) / BLOCK * 1e3,
-            "steps": steps,
-            "parameters": parameters,
-        }
-        for name, blocks in found.items()
-    }
-
-
-def plain_steps() -> tuple[Callable[[], None], int]:
-    """Return a plain loop of one block's steps, with batches at hand, and its parameters."""
-    import torch
-    import torch.nn.functional as F
-    from word_average import WordAverage
-
-    from lit_foundry import TextFiles, TrainTokenizer
-
-    data = TextFiles(
-        TrainTokenizer(vocab_size=400), "train.jsonl", "val.jsonl", max_length=16, batch_size=4
-    )
-    batches = list(data.train_dataloader())[:BLOCK]
-    encoder = WordAverage()
-    head = encoder.classifier(2, 0.0)
-    parameters = [*encoder.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, 1e-3, fused=True)  # as ours is
-
-    def train() -> None:
-        for batch in batches:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(head(encoder.encode(batch)), batch["label"])
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-
-    return train, sum(p.numel() for p in parameters)
-
-
-def startup_foundry(**_: Any) -> dict[str, Figures]:
-    """Time the demo from the start of the process to the first batch; its data are cached."""
-    import psutil
-    import yaml
-
-    os.chdir(Path(__file__).parents[1])
-    config = yaml.safe_load(Path("configs/demo.yaml").read_text())
-    config["trainer"] |= {"max_steps": 1, "enable_progress_bar": False}
-    with tempfile.TemporaryDirectory() as runs:
-        config["trainer"]["default_root_dir"] = runs
-        os.chdir(runs)
-        watch = fit(config)
-    return {"lit_foundry": {"seconds": watch.first - psutil.Process().create_time()}}
-
-
-def startup_imports(**_: Any) -> dict[str, Figures]:
-    """Time the imports that fine-tuning a text encoder with LightningCLI cannot do without."""
-    import psutil
-
-    for name in ("lightning.pytorch.cli", "transformers"):
-        import_module(name)
-    return {"imports alone": {"seconds": time.time() - psutil.Process().create_time()}}
-
+from timing import MINILM, Figures
 
 # Of each benchmark: the figure that is compared, and the turns of a round, ours first.
 BENCHMARKS: dict[str, tuple[str, list[Callable[..., dict[str, Figures]]]]] = {
-    "finetune": (
-        "tokens/s",
-        [
-            finetune_foundry,
-            partial(finetune_trainer, "random"),
-            partial(finetune_trainer, "group_by_length"),
-        ],
-    ),
+    "finetune": ("tokens/s", FINETUNE),
     "mlm": ("tokens/s", MLM),
-    "overhead": ("ms/step", [overhead]),
-    "startup": ("seconds", [startup_foundry, startup_imports]),
+    "images-pipeline": ("samples/s", PIPELINE),
+    "images-resnet": ("samples/s", RESNET),
+    "images-vit": ("samples/s", VIT),
+    "overhead": ("ms/step", OVERHEAD),
+    "startup": ("seconds", STARTUP),
 }
+# What options are where they are not given.
+DEFAULTS = {
+    "mlm": {"steps": 20, "workers": 0},
+    "images-pipeline": {"steps": 50, "workers": 2, "batch_size": 512},
+    "images-resnet": {"steps": 20, "workers": 2, "batch_size": 128},
+    "images-vit": {"steps": 20, "workers": 2, "batch_size": 128},
+    "overhead": {"steps": 2000},
+}
+TEXTS = ("finetune", "mlm")
 
 
 def worker(benchmark: str, turn: int, options: dict[str, Any]) -> None:
@@ -266,7 +110,7 @@ def measure(benchmark: str, turn: int, options: dict[str, Any], folder: Path) ->
 
 def write_texts(benchmark: str, options: dict[str, Any], folder: Path) -> None:
     """Write the texts that all contestants train on."""
-    if benchmark in ("finetune", "mlm"):
+    if benchmark in TEXTS:
         import numpy as np
 
         from lit_foundry import IMDb
@@ -287,7 +131,7 @@ def rounds(benchmark: str, options: dict[str, Any]) -> Iterator[tuple[str, Figur
     """Yield the figures of each contestant in turn, round after round."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if benchmark != "startup":
+        if benchmark in (*TEXTS, "overhead"):
             write_texts(benchmark, options, folder)
         for number in range(options["rounds"]):
             turns = range(len(BENCHMARKS[benchmark][1]))
@@ -306,7 +150,7 @@ def shown(figures: Figures) -> str:
 
 def text(name: str, value: float) -> str:
     """Write a figure as its kind asks for."""
-    if name in ("padding", "waiting for data", "of matrix rate"):
+    if name in ("padding", "waiting for data", "of matrix rate", "test accuracy"):
         return f"{value:.2%}"
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"
 
@@ -327,23 +171,27 @@ def main() -> None:
     precisions = "32-true", "bf16-mixed"
     parser.add_argument("--precision", choices=precisions, default=precisions[0])
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--cifar10", help="folder with train.parquet and test.parquet")
+    parser.add_argument("--images", type=int, default=40_960)
+    parser.add_argument("--batch_size", type=int, default=None)
+    parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--turns", type=int, nargs="*", default=[])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = vars(parser.parse_args())
     benchmark, file = options.pop("benchmark"), options.pop("json")
-    if benchmark in ("finetune", "mlm") and not options["imdb"]:
-        parser.error(f"{benchmark} needs --imdb DIR")
-    if benchmark == "mlm":
-        options["steps"] = options["steps"] or 20
-    if options["imdb"]:
-        options["imdb"] = str(Path(options["imdb"]).resolve())
-    if benchmark == "overhead":
-        options["steps"] = options["steps"] or 2000
-        if options["steps"] <= 2 * BLOCK:
-            parser.error(f"overhead needs more than {2 * BLOCK} steps, two turns")
+    for name, default in DEFAULTS.get(benchmark, {}).items():
+        options[name] = default if options[name] is None else options[name]
+    data = "imdb" if benchmark in TEXTS else "cifar10" if benchmark.startswith("images") else None
+    if data and not options[data]:
+        parser.error(f"{benchmark} needs --{data} DIR")
+    if data:
+        options[data] = str(Path(options[data]).resolve())
+    if benchmark == "overhead" and options["steps"] <= 2 * BLOCK:
+        parser.error(f"overhead needs more than {2 * BLOCK} steps, two turns")
+    if data == "cifar10" and options["images"] < options["batch_size"]:
+        parser.error("images need --images N of at least one batch")
     found: dict[str, list[Figures]] = {}
     for contestant, figures in rounds(benchmark, options):
         found.setdefault(contestant, []).append(figures)

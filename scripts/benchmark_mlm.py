@@ -3,20 +3,14 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-from timing import MINILM, Figures, Meter, fit, quiet, trainer_clock
-
-SKIP = 3  # steps
+from timing import MINILM, SKIP, Figures, Meter, fit, gpu_memory, preset, quiet, trainer_clock
 
 
 def bert(model: str) -> dict[str, Any]:
     """Return the config of a preset."""
-    import yaml
-
-    part = Path(__file__).parents[1] / "configs" / "backbone" / f"{model.replace('-', '_')}.yaml"
-    config: dict[str, Any] = yaml.safe_load(part.read_text())["init_args"]["config"]
+    config: dict[str, Any] = preset(model.replace("-", "_"))["init_args"]["config"]
     return config
 
 
@@ -63,15 +57,6 @@ def foundry(
     dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
     peak = measured_flops(torch.device("cuda" if torch.cuda.is_available() else "cpu"), dtype)
     return {name: figures | {"of matrix rate": flops / peak, "matrix TFLOP/s": peak / 1e12}}
-
-
-def gpu_memory() -> Figures:
-    """Return the most memory that tensors took on a GPU, if there is one."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return {}
-    return {"GPU memory, GB": torch.cuda.max_memory_allocated() / 1e9}
 
 
 def trainer(

