@@ -36,7 +36,11 @@ TINY_TOKENS = ["--data.batch_tokens=256"]
 # Pixels are few, and weights are not on this machine.
 TINY_IMAGES = ["--data.batch_size=8", "--model.compile=false"]
 NO_WEIGHTS = """
-model: {init_args: {backbone: {init_args: {pretrained: null}}, augment: {size: 32}}}
+model:
+  init_args:
+    backbone: {init_args: {pretrained: null}}
+    augment: {size: 32}
+    finetune: {head_first: 0.0} # statistics of a new network make no sense in eval mode
 data: {init_args: {size: 40, batch_size: 8, micro_batch: 4}}
 """
 FROM_SCRATCH = """

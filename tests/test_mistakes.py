@@ -183,7 +183,7 @@ def test_help_of_a_command_is_one_screen_of_keys_that_exist(
         ("--data.help IMDb", "--data.root"),
         ("--model.backbone.help=TextEncoder", "--model.backbone.pooling"),
         ("--trainer.callbacks.help EarlyStopping", "--trainer.callbacks.monitor"),
-        ("--data.help", "\n  Docstrings\n  IMDb\n  TextFiles\n"),
+        ("--data.help", "\n  Docstrings\n  IMDb\n"),
     ],
 )
 def test_help_of_a_class(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,9 +97,11 @@ class ImageBackbone(Backbone):
     def recipe(self) -> dict[str, Any]:
         """Return the recipe with what the data or pretrained weights decided on."""
         recipe = super().recipe()
-        recipe["init_args"] |= {"in_channels": self.in_channels, **self._statistics}
+        decided = {"in_channels": self.in_channels, **self._statistics}
         if self.image_size is not None:
-            recipe["init_args"]["image_size"] = self.image_size
+            decided["image_size"] = self.image_size
+        # A network may fix some of these, and not take them as arguments.
+        recipe["init_args"] |= {k: v for k, v in decided.items() if k in recipe["init_args"]}
         return recipe
 
 

@@ -144,12 +144,11 @@ class Classification(Task):
             compile_in_place(self.backbone, self.trainer.strategy.root_device)
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return (B, C) logits as in evaluation: of images, the mean over their views."""
-        return self.views.logits(self._logits, batch) if self.views else self._logits(batch)
-
-    def _logits(self, batch: Mapping[str, Any]) -> Tensor:
-        logits: Tensor = self.head(self.backbone.encode(batch))
-        return logits
+        """Return (B, C) logits; in evaluation, of images, the mean over their views."""
+        if self.training or self.views is None:
+            logits: Tensor = self.head(self.backbone.encode(batch))
+            return logits
+        return self.views.logits(lambda view: self.head(self.backbone.encode(view)), batch)
 
     def flops(self, batch: Mapping[str, Any]) -> float:
         """Return the floating point operations that training on a batch of images takes.
@@ -181,7 +180,7 @@ class Classification(Task):
         label = batch["label"]
         if stage == "train":
             batch = self._augmented(batch)
-            logits, target = self._logits(batch).float(), batch.get("target", label)
+            logits, target = self(batch).float(), batch.get("target", label)
             how = self.label_smoothing, self.focal_gamma
         else:
             # Probabilities are scored, which smoothing and focus leave uncalibrated on purpose.
