@@ -21,6 +21,7 @@ class TextBatch(TypedDict):
     position_ids: NotRequired[Tensor]  # (B, T) int64, place in the document
     cut: NotRequired[Tensor]  # (B, T) bool, True at an end token where a document goes on
     label: NotRequired[Tensor]  # (B,) int64
+    draw: NotRequired[Tensor]  # (B,) int64, how often the epoch drew the row before; data.balanced
 
 
 class ImageBatch(TypedDict):
@@ -29,3 +30,4 @@ class ImageBatch(TypedDict):
     pixel_values: Tensor  # (B, C, H, W) uint8, in memory as (B, H, W, C)
     index: Tensor  # (B,) int64, the sample's row in its split
     label: NotRequired[Tensor]  # (B,) int64
+    draw: NotRequired[Tensor]  # (B,) int64, how often the epoch drew the row before; data.balanced

@@ -65,7 +65,7 @@ class ImageDataset(torch.utils.data.Dataset[ImageBatch]):
         rows: Which of these belong to the split, in its order, shape (N,).
         labels: Class of each of them, shape (N,), None if unknown.
         transform: What becomes of each image; a random one draws from torch's generator, which
-            is seeded with (seed, epoch, row) before.
+            is seeded with (seed, epoch, row) before, and with the draw where rows are drawn again.
     """
 
     def __init__(
@@ -90,17 +90,21 @@ class ImageDataset(torch.utils.data.Dataset[ImageBatch]):
         batch: ImageBatch = {"pixel_values": images, "index": torch.from_numpy(index)}
         if self.labels is not None:
             batch["label"] = torch.from_numpy(self.labels[index])
+        if isinstance(rows, EpochRows) and rows.draws is not None:
+            batch["draw"] = torch.tensor(rows.draws)
         return batch
 
 
 def transformed(images: Tensor, rows: Sequence[int], transform: Transform) -> Tensor:
-    """Transform each of (B, C, H, W) images, as a function of seed, epoch and row alone."""
-    seed, epoch = (rows.seed, rows.epoch) if isinstance(rows, EpochRows) else (0, 0)
+    """Transform each of (B, C, H, W) images, as a function of seed, epoch, row and draw alone."""
+    rows = rows if isinstance(rows, EpochRows) else EpochRows(rows, 0, 0)
+    draws = [()] * len(rows) if rows.draws is None else [(draw,) for draw in rows.draws]
     generator, results = torch.default_generator, torch.empty_like(images)
     before = generator.get_state()
     try:
-        for image, result, row in zip(images, results, rows, strict=True):
-            key = np.random.SeedSequence([seed, epoch, row]).generate_state(1, np.uint64)
+        for image, result, row, draw in zip(images, results, rows, draws, strict=True):
+            entropy = [rows.seed, rows.epoch, row, *draw]
+            key = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
             generator.manual_seed(int(key[0]))
             new = transform(image)
             if new.shape != image.shape or new.dtype != image.dtype:

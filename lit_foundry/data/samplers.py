@@ -1,7 +1,7 @@
 """The order of samples as a pure function of seed and epoch, in batches of similar length."""
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -16,11 +16,20 @@ LENGTH_STEP = 8
 
 
 class EpochRows(list[int]):
-    """Rows of a micro-batch that know their epoch, in worker processes too."""
+    """Rows of a micro-batch that know their epoch, in worker processes too.
 
-    def __init__(self, rows: Iterable[int], seed: int, epoch: int) -> None:
+    Args:
+        rows: Rows of a split.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        draws: How often each row was drawn before in the epoch; None where each is drawn once.
+    """
+
+    def __init__(
+        self, rows: Iterable[int], seed: int, epoch: int, draws: Sequence[int] | None = None
+    ) -> None:
         super().__init__(rows)
-        self.seed, self.epoch = seed, epoch
+        self.seed, self.epoch, self.draws = seed, epoch, draws
 
 
 # A DistributedSampler by type only: Lightning replaces any other under several devices.
@@ -99,6 +108,10 @@ class LengthGroupedBatches(DistributedSampler[list[int]]):
 
     def epoch_batches(self) -> list[Ints]:
         """Return the rows of every micro-batch of this epoch, over all ranks, in order."""
+        return [rows for rows, _ in self._drawn_batches()]
+
+    def _drawn_batches(self) -> list[tuple[Ints, Ints | None]]:
+        """Return these rows, and how often each was drawn before where some are drawn again."""
         rng = philox(self.seed, self.epoch)
         count = len(self.edges) - 1
         if self.shuffle:
@@ -107,8 +120,13 @@ class LengthGroupedBatches(DistributedSampler[list[int]]):
             place = (units[:, None] * self._unit + np.arange(self._unit)).ravel()
         else:
             order, place = np.arange(len(self.lengths)), np.arange(count)
-        rows = order[np.argsort(-self._levels[order], kind="stable")]
-        return [rows[self.edges[i] : self.edges[i + 1]] for i in place]
+        by_length = np.argsort(-self._levels[order], kind="stable")
+        parts = [by_length[self.edges[i] : self.edges[i + 1]] for i in place]
+        if self.labels is None or not self.shuffle:
+            return [(order[part], None) for part in parts]
+        # Counted before the cuts, which the number of ranks and the size of batches decide on.
+        before = earlier(order)
+        return [(order[part], before[part]) for part in parts]
 
     def _drawn(self, rng: np.random.Generator) -> Ints:
         """Return the rows of an epoch in random order."""
@@ -119,9 +137,10 @@ class LengthGroupedBatches(DistributedSampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the rows of this rank's micro-batches."""
         epoch, start = self._resumed
-        mine = self.epoch_batches()[self.rank :: self.world_size]
-        for rows in mine[start if epoch == self.epoch else 0 :]:
-            yield EpochRows(rows.tolist(), self.seed, self.epoch)
+        mine = self._drawn_batches()[self.rank :: self.world_size]
+        for rows, before in mine[start if epoch == self.epoch else 0 :]:
+            draws = None if before is None else before.tolist()
+            yield EpochRows(rows.tolist(), self.seed, self.epoch, draws)
 
     @property
     def padding(self) -> float:
@@ -155,6 +174,15 @@ def draw_balanced(labels: Ints, rng: np.random.Generator) -> Ints:
     kinds = rng.random(len(names)).argsort()[kinds][rng.random(len(labels)).argsort()]
     rows: Ints = by_class[first[kinds] + (rng.random(len(labels)) * sizes[kinds]).astype(np.int64)]
     return rows
+
+
+def earlier(rows: Ints) -> Ints:
+    """Return for each entry how many equal ones come before it, shape (N,)."""
+    order = rows.argsort(kind="stable")
+    _, first, counts = np.unique(rows[order], return_index=True, return_counts=True)
+    before = np.empty_like(rows)
+    before[order] = np.arange(len(rows)) - first.repeat(counts)
+    return before
 
 
 def accumulation(batch: int, micro_batch: int | None, world_size: int) -> int:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lit_foundry.data.batch import TextBatch
 from lit_foundry.data.cache import Tokens
+from lit_foundry.data.samplers import EpochRows
 from lit_foundry.data.tokenizer import Template, Truncation, truncate
 
 
@@ -58,6 +59,8 @@ class TextDataset(torch.utils.data.Dataset[TextBatch]):
             batch["token_type_ids"] = torch.from_numpy(types)
         if self.labels is not None:
             batch["label"] = torch.from_numpy(self.labels[list(rows)])
+        if isinstance(rows, EpochRows) and rows.draws is not None:
+            batch["draw"] = torch.tensor(rows.draws)
         return batch
 
     def _shorten(self, texts: list[NDArray[np.int32]]) -> list[NDArray[np.int32]]:

@@ -5,6 +5,9 @@ The same on every device, with any number of ranks and loader workers, and after
 Shapes: B batch, T positions.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -29,13 +32,23 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)  # ">>" copies the sign
 
 
+def sample_numbers(batch: Mapping[str, Any]) -> Tensor:
+    """Return what tells the samples of an epoch apart, for :func:`sample_keys`, shape (B,) int64.
+
+    That is ``index``, plus 2**40 for each time that the epoch drew the same row before
+    (``draw``, where rows are drawn with replacement).
+    """
+    index: Tensor = batch["index"]
+    return index + (batch["draw"] << 40) if "draw" in batch else index
+
+
 def sample_keys(seed: int, epoch: int, index: Tensor) -> Tensor:
     """Return a key for each sample of an epoch.
 
     Args:
         seed: Seed of the run.
         epoch: Number of the epoch.
-        index: Row of each sample in its split, shape (B,) int64.
+        index: Of each sample, its row in its split, or :func:`sample_numbers`; (B,) int64.
 
     Returns:
         Keys, shape (B,) int64.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_foundry.nn import TextDecoder, TextEncoder
 from lit_foundry.nn.masking import IGNORED, Masked, Masking, mask_tokens
-from lit_foundry.nn.uniform import sample_keys
+from lit_foundry.nn.uniform import sample_keys, sample_numbers
 from lit_foundry.optim import OptimConfig
 from lit_foundry.tasks.finetune import Finetune
 from lit_foundry.tasks.language_model import LanguageModel
@@ -85,7 +85,7 @@ class MaskedLM(LanguageModel):
         """Return a batch with its masks."""
         ids, train = batch["input_ids"], stage == "train"
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if train else 0
-        keys = sample_keys(seed, self.current_epoch if train else 0, batch["index"])
+        keys = sample_keys(seed, self.current_epoch if train else 0, sample_numbers(batch))
         masking = self.masking if train else EVALUATION
         special, continues = self.special.to(ids.device), self.continues.to(ids.device)
         return mask_tokens(

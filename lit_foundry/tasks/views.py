@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_foundry.nn.augment import Augment, centre
 from lit_foundry.nn.mixing import Mixing
+from lit_foundry.nn.uniform import sample_numbers
 
 TTA = Literal["none", "flip", "translate"]
 
@@ -41,7 +42,7 @@ class Views:
             fill: What blanked places hold, shape (C, 1, 1), 0 to 255.
             when: ``seed``, ``epoch`` and ``progress`` of the run.
         """
-        index, progress = batch["index"], when.pop("progress")
+        index, progress = sample_numbers(batch), when.pop("progress")
         images = self.augment(batch["pixel_values"], index, **when, progress=progress, fill=fill)
         views = {**batch, "pixel_values": images}
         if self.mixing.mixes(progress):
