@@ -1,14 +1,17 @@
 """A batch of training images as the network of a checkpoint sees it, epoch by epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_foundry import plots
 from lit_foundry.checkpoint import load_data, load_task
+from lit_foundry.data.samplers import EpochRows
 
 COLUMNS, EPOCHS = 12, 5
 
@@ -29,21 +32,23 @@ def draw_batch(ckpt_path: Path, seed: int, image: Path) -> Path:
         raise ValueError(f"{ckpt_path} holds a {type(task).__name__} on texts: leave out --batch.")
     data: Any = load_data(ckpt_path)
     dataset = data.load("train")
-    rows = [i * len(dataset.lengths) // COLUMNS for i in range(COLUMNS)]
-    batch = dataset[rows]
-    seen = [_seen(task, batch, seed, epoch) for epoch in range(EPOCHS)]
-    lines = [_shown(images) for images in (batch["pixel_values"], *seen)]
-    plots.plot_images(lines, [data.labels[i] for i in batch["label"].tolist()], image)
+    rows = [i * len(dataset) // COLUMNS for i in range(COLUMNS)]
+    titles = [data.labels[i] for i in dataset.labels[rows]]
+    plots.plot_images(lines_of(task, data, rows, seed), titles, image)
     return image
 
 
-def _seen(task: Any, batch: Mapping[str, Any], seed: int, epoch: int) -> Tensor:
-    when = {"seed": seed, "epoch": epoch, "progress": 0.0}
-    views = task.views.train(batch, task.num_classes, task.backbone.mean * 255, **when)
-    images: Tensor = views["pixel_values"]
-    return images
+def lines_of(task: Any, data: Any, rows: Sequence[int], seed: int) -> list[list[NDArray[np.uint8]]]:
+    """Return training images as files hold them, then as the network sees them in each epoch."""
+    dataset, lines = data.load("train"), [list(data.images("train", rows))]
+    for epoch in range(EPOCHS):
+        batch = dataset[EpochRows(rows, seed, epoch)]
+        when = {"seed": seed, "epoch": epoch, "progress": 0.0}
+        views = task.views.train(batch, task.num_classes, task.backbone.mean * 255, **when)
+        lines.append(_shown(views["pixel_values"]))
+    return lines
 
 
-def _shown(images: Tensor) -> list[Any]:
+def _shown(images: Tensor) -> list[NDArray[np.uint8]]:
     pixels = images.float().round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     return list(pixels.numpy())

@@ -212,12 +212,18 @@ CASES = {
         error=DatasetNotFoundError,
     ),
     "one class": Case(
-        ("only the class 'cat'", "at least two"),
+        ("only the class 'cat'", "at least two. Add another."),
         lambda folder: (
             write_class_folders(folder / "one/train", 20)
             and (folder / "one/train/dog").rename(folder / "dogs")
         ),
         lambda folder: ImageFolder(str(folder / "one")),
+    ),
+    "one class in a file that validates": Case(
+        ("val split", "only the class '1'", "set data.val to null"),
+        lambda folder: write_parquet(folder / "val.parquet", rows(40)[1::2]),
+        lambda folder: table(folder, val=str(folder / "val.parquet")),
+        "val",
     ),
     "class that training lacks": Case(
         ("val", "'eel'", "val split", "['cat', 'dog']"),
@@ -228,6 +234,39 @@ CASES = {
         ],
         lambda folder: ImageFolder(str(folder / "both")),
         "val",
+    ),
+    "splits without one to train on": Case(
+        ("{folder}/both", "Testing is named like a split", "{folder}/both/train"),
+        lambda folder: [
+            write_class_folders(folder / "both/Testing", 20),
+            write_class_folders(folder / "both/val", 20),
+        ],
+        lambda folder: ImageFolder(str(folder / "both")),
+    ),
+    "a split beside classes": Case(
+        ("{folder}/pets", "test is named like a split", "{folder}/pets/train"),
+        lambda folder: write_class_folders(folder / "pets/test", 20),
+    ),
+    "two folders of a split": Case(
+        ("{folder}/both", "Train and training are both the train split", "Rename"),
+        lambda folder: [
+            write_class_folders(folder / "both/Train", 20),
+            write_class_folders(folder / "both/training", 20),
+        ],
+        lambda folder: ImageFolder(str(folder / "both")),
+    ),
+    "folders of data sets": Case(
+        (
+            "{folder}/sets",
+            "part1 and all folders beside it hold folders",
+            "data.root",
+            "/sets/train",
+        ),
+        lambda folder: [
+            write_class_folders(folder / "sets/part1", 20),
+            write_class_folders(folder / "sets/part2", 20),
+        ],
+        lambda folder: ImageFolder(str(folder / "sets")),
     ),
     "no folder to test": Case(
         ("{folder}/pets/test", "no such folder", "data.root"),

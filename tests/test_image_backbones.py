@@ -1,5 +1,6 @@
 """Image backbones: against torchvision, transformers and timm themselves."""
 
+import json
 import urllib.error
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from torchvision.transforms.v2 import functional as V
 from lit_foundry.checkpoint import CheckpointError, build, load_submodule
 from lit_foundry.nn import ImageBackbone, ImageEncoder, TimmEncoder, TorchvisionEncoder, restoring
 from lit_foundry.nn import timm_encoder as timm_module
+from lit_foundry.nn.image_encoder import statistics
 
 # Families of torchvision by a small member and the smallest images that it takes here.
 MEMBERS = {
@@ -445,6 +447,64 @@ def test_pixels_are_normalized_as_the_folder_says(tmp_path: Path) -> None:
         assert torch.equal(ImageEncoder(**args).mean, encoder.mean)
 
 
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("vit", {}),
+        ("vit", {"do_normalize": False}),
+        ("convnext", {}),
+        ("dinov2", {}),
+        ("levit", {}),
+        ("efficientnet", {}),
+        ("efficientnet", {"do_normalize": False, "image_std": [0.25, 0.5, 0.75]}),
+        ("efficientnet", {"include_top": False}),
+    ],
+)
+def test_constant_images_are_normalized_as_by_the_processor_of_the_family(
+    family: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.CONFIG_MAPPING[family]().save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(options))
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in statistics(str(tmp_path)))
+    for shade in (0, 77, 255):
+        image = torch.full((3, 32, 32), shade, dtype=torch.uint8)
+        image[1] //= 2
+        [theirs] = processor(image, return_tensors="pt")["pixel_values"]
+        ours = ((image / 255 - mean) / std)[:, :1, :1].expand(theirs.shape)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "key"),
+    [
+        ("mobilevit", {}, "do_flip_channel_order True"),
+        ("efficientnet", {"rescale_offset": True}, "rescale_offset True"),
+        ("vit", {"rescale_factor": 1 / 127.5}, "rescale_factor 0.0078"),
+        ("vit", {"do_rescale": False}, "do_rescale False"),
+        ("vit", {"image_processor_type": "NoProcessor"}, "Unrecognized image processor"),
+    ],
+)
+def test_what_a_processor_does_beyond_mean_and_std_is_named(
+    family: str, options: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.CONFIG_MAPPING[family]().save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(options))
+    words = f"{key}.*set model.backbone.mean and model.backbone.std"
+    with pytest.raises(ValueError, match=words) as error:
+        ImageEncoder(str(tmp_path))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_given_mean_and_std_need_no_processor(tmp_path: Path) -> None:
+    saved("vit", tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"do_rescale": false}')
+    encoder = ImageEncoder(str(tmp_path), mean=[0.25], std=[0.125])
+    assert encoder.mean.flatten().tolist() == [0.25]
+
+
 def test_pooling_selects_the_first_token_or_the_mean_of_the_patches() -> None:
     first, mean = (
         encoder_of("beit", pooling=p).eval()(pixels(2, 3, 32)) for p in ("first", "mean")
@@ -531,6 +591,22 @@ def test_weights_of_timm_reproduce_its_logits(tmp_path: Path) -> None:
     assert other.image_size == 32
     with pytest.raises(ValueError, match=r"does not fit its size of images, or the weights"):
         TimmEncoder("resnet10t", pretrained=path)
+
+
+def test_weights_of_a_distilled_network_have_several_classifiers(tmp_path: Path) -> None:
+    import timm
+
+    name = "deit_tiny_distilled_patch16_224"
+    options = {"img_size": 32, "num_classes": 7}
+    reference = timm.create_model(name, **options).eval()
+    torch.save(reference.state_dict(), tmp_path / "weights.pth")
+    backbone = TimmEncoder(name, pretrained=str(tmp_path / "weights.pth"), image_size=32).eval()
+    images = pixels(2, 3, 32)
+    with torch.no_grad():
+        expected = reference.forward_head(
+            reference.forward_features(backbone.normalize(images)), pre_logits=True
+        )
+        torch.testing.assert_close(backbone(images).pooled, expected)
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext", "test_efficientnet"])

@@ -15,14 +15,17 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from lit_foundry.batch_picture import lines_of
 from lit_foundry.checkpoint import CheckpointError, load_data
 from lit_foundry.cli import main
 from lit_foundry.data import CIFAR10, CIFAR100, DataError, Digits, ImageFiles, ImageFolder
 from lit_foundry.data.decoding import Form
 from lit_foundry.data.image_data import ImageData
 from lit_foundry.data.samplers import EpochRows
+from lit_foundry.tasks import Classification
 from tests.conftest import REAL, tiny_config, write_config
 from tests.images import (
+    Patches,
     encoded,
     noise,
     rows,
@@ -323,7 +326,8 @@ def test_a_checkpoints_state_predicts_without_the_training_files(
 ) -> None:
     data = ImageFolder(str(folder), mode="L", fit="squash", classes=["dog", "cat"])
     state = data.state()
-    assert state == {"labels": ["dog", "cat"], "size": 8, "fit": "squash", "mode": "L"}
+    form = {"size": 8, "fit": "squash", "mode": "L", "shape": [8, 8, 1]}
+    assert state == {"labels": ["dog", "cat"], **form}
     new = tmp_path / "new"
     (new / "deep").mkdir(parents=True)
     (new / "deep/a.jpg").write_bytes(encoded(noise(1, 30, 20), "JPEG"))
@@ -340,6 +344,52 @@ def test_a_checkpoints_state_predicts_without_the_training_files(
     assert torch.equal(batch["pixel_values"][:2], found["pixel_values"])
     assert torch.equal(batch["pixel_values"][2], found["pixel_values"][0])
     assert twin.state() == state
+
+
+def test_a_checkpoints_state_knows_the_shape_of_images_that_are_not_square(tmp_path: Path) -> None:
+    root = write_class_folders(tmp_path / "wide", 20, height=6, width=10)
+    state = json.loads(json.dumps(ImageFolder(str(root)).state()))
+    twin = ImageFolder("gone", predict=str(root / "cat"))
+    twin.restore(state)
+    assert twin.shape == (6, 10, 3)
+    assert twin.facts == {"num_classes": 2, "in_channels": 3}
+    assert everything(twin, "predict")["pixel_values"].shape == (10, 3, 6, 10)
+    [batch] = twin.batches([noise(0, 6, 10)])
+    assert batch["pixel_values"].shape == (1, 3, 6, 10)
+    assert twin.state() == state
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Train", "Valid", "Test"), ("training", "validation", "testing"), ("TRAIN", "val", "TEST")],
+)
+def test_folders_of_splits_go_by_several_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name, count in zip(names, (20, 8, 6), strict=True):
+        write_class_folders(tmp_path / name, count)
+    (tmp_path / "notes.txt").write_text("")
+    data = ImageFolder(str(tmp_path))
+    assert [len(data.load(split)) for split in ("train", "val", "test")] == [20, 8, 6]
+    assert data.labels == ["cat", "dog"]
+
+
+def test_images_of_a_class_may_lie_deeper(tmp_path: Path) -> None:
+    for root in (tmp_path / "pets", tmp_path / "split/train"):
+        write_class_folders(root, 20)
+        (root / "cat").rename(root / "c")
+        (root / "cat").mkdir()
+        (root / "c").rename(root / "cat/deep")
+    assert ImageFolder(str(tmp_path / "pets")).labels == ["cat", "dog"]
+    (tmp_path / "split/train/dog").rename(tmp_path / "dog")
+    (tmp_path / "split/train/dog").mkdir()
+    (tmp_path / "dog").rename(tmp_path / "split/train/dog/deep")
+    assert ImageFolder(str(tmp_path / "split")).labels == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (48, 32)])
+def test_pixels_at_hand_are_fitted_where_one_edge_differs(shape: tuple[int, int]) -> None:
+    assert Form(32).holds((5, 32, 32, 3))
+    assert Form().holds((5, *shape, 3))
+    assert not Form(32).holds((5, *shape, 3))
 
 
 def test_predict_takes_a_folder_an_image_a_list_or_a_table(tmp_path: Path) -> None:
@@ -404,6 +454,19 @@ def test_a_random_transform_is_a_function_of_seed_epoch_and_sample(folder: Path)
     assert plain.load("val").transform is None
 
 
+def test_a_picture_of_the_batch_shows_files_and_what_the_transform_makes_of_them_each_epoch(
+    folder: Path,
+) -> None:
+    data = ImageFolder(str(folder), transform=RANDOM)
+    rows, dataset = range(0, 36, 3), data.load("train")
+    first, *epochs = lines_of(Classification(Patches(3), 2), data, rows, seed=5)
+    assert np.array_equal(first, data.images("train", rows))
+    assert any(not np.array_equal(epochs[0], line) for line in epochs[1:])
+    for epoch, line in enumerate(epochs):
+        seen = dataset[EpochRows(rows, 5, epoch)]["pixel_values"].permute(0, 2, 3, 1)
+        assert np.array_equal(line, seen)
+
+
 def test_a_transform_must_keep_shape_and_type(folder: Path) -> None:
     for wrong in (v2.ToDtype(torch.float32), v2.CenterCrop(4)):
         data = ImageFolder(str(folder), transform=wrong)  # type: ignore[arg-type]
@@ -442,6 +505,15 @@ def test_cifar_is_the_same_from_pickles_and_parquet(tmp_path: Path) -> None:
     again = everything(CIFAR10(str(tmp_path / "hub"), size=32), "test")
     assert torch.equal(again["pixel_values"], test["pixel_values"])
     assert torch.equal(again["label"], test["label"])
+
+
+def test_digests_of_cifar_go_into_the_cache_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(noise(0, 32, 32)))
+    (tmp_path / "b.png").write_bytes(encoded(noise(1, 32, 32)))
+    records = [{"image": name, "label": i} for i, name in enumerate(("a.png", "b.png"))]
+    write_parquet(tmp_path / "test.parquet", records, "img")
+    CIFAR10(str(tmp_path), cache_dir=tmp_path / "cache").table("test").contents()
+    assert len([*(tmp_path / "cache/digests").iterdir()]) == 1
 
 
 def test_cifar_100_has_fine_labels_in_alphabetical_order(tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ class Layout:
     config: str
 
 
-def read_cifar(root: str, split: Literal["train", "test"], layout: Layout) -> ImageTable:
+def read_cifar(
+    root: str, split: Literal["train", "test"], layout: Layout, cache: Path | None = None
+) -> ImageTable:
     """Read a split, with the official names of the classes whatever it comes from.
 
     Args:
@@ -53,6 +55,7 @@ def read_cifar(root: str, split: Literal["train", "test"], layout: Layout) -> Im
             ``{split}.parquet`` or its shards ``{split}-*.parquet``; or the name on the hub.
         split: Which part.
         layout: How it is published.
+        cache: Folder for the digests of files.
 
     Raises:
         DatasetNotFoundError: If ``root`` is on this machine and has no such files.
@@ -69,7 +72,7 @@ def read_cifar(root: str, split: Literal["train", "test"], layout: Layout) -> Im
     for place in (folder, folder / layout.config):
         for pattern in (f"{split}.parquet", f"{split}-*.parquet"):
             if any(place.glob(pattern)):
-                table = read_image_table(place / pattern, "img", layout.column)
+                table = read_image_table(place / pattern, "img", layout.column, cache=cache)
                 return _named(table, layout)
     if folder.exists() or folder.is_absolute() or root.startswith((".", "~")):
         rule = f"no {split} split of {layout.title} here"

@@ -44,4 +44,4 @@ class CIFAR10(ImageData):
 
     def read(self, split: Literal["train", "val", "test"]) -> ImageTable | None:
         """Read a part; the dataset has no validation split."""
-        return None if split == "val" else read_cifar(self.root, split, LAYOUT)
+        return None if split == "val" else read_cifar(self.root, split, LAYOUT, self.cache)

@@ -22,7 +22,7 @@ from lit_foundry.data.image_dataset import ImageDataset, Streamed, bad
 from lit_foundry.data.image_readers import read_images
 from lit_foundry.data.image_table import ImageTable
 from lit_foundry.data.rows import DataError
-from lit_foundry.data.transform import built, plain
+from lit_foundry.data.transform import built, plain_spec
 
 CACHE_BYTES = 4 * 10**9  # pixels of a split up to which they are kept decoded
 INFERENCE = 64  # images at once
@@ -78,7 +78,7 @@ class DecodedImages(DataModule):
     def recipe(self) -> dict[str, Any]:
         """Return the recipe; a transform that was given as a callable is not part of it."""
         args = self.__dict__["_init_args"]
-        args["transform"] = plain(args.get("transform"))
+        args["transform"] = plain_spec(args.get("transform"))
         return super().recipe()
 
     def _predict_table(self) -> ImageTable:

@@ -49,7 +49,7 @@ class Form:
 
     def holds(self, shape: tuple[int, ...]) -> bool:
         """Tell whether pixels of a shape (..., H, W, C) have this form already."""
-        return shape[-1] == self.channels and self.size in (None, *shape[-3:-2])
+        return shape[-1] == self.channels and (self.size is None or {*shape[-3:-1]} == {self.size})
 
     def pixels(self, image: Any) -> NDArray[np.uint8]:
         """Decode an image and bring it into this form.

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,8 @@ class ImageData(DecodedImages):
         self._tables: dict[str, ImageTable] = {}
         self._rows: dict[str, tuple[Split, NDArray[np.int64]]] = {}  # of which split as read
 
+    val_key: ClassVar[str | None] = None  # names the file that validates, where one can
+
     @abstractmethod
     def read(self, split: Literal["train", "val", "test"]) -> ImageTable | None:
         """Read a split as the files hold it; None if the dataset has no validation split."""
@@ -134,12 +136,12 @@ class ImageData(DecodedImages):
             else:
                 self._take(split, split, self._good(split))
         if split in ("val", "test"):
-            check_labels(self._tables[split], split, self.labels)
+            check_labels(self._tables[split], split, self.labels, self.val_key)
         return self._tables[split]
 
     def _read_training(self) -> None:
         train, val = self._source("train"), self.source("val")
-        check_labels(train, "train", self._labels)
+        check_labels(train, "train", self._labels, self.val_key)
         rows = self._good("train")
         if val is None:
             held_out = stratified(train.take(rows.tolist()), self.val_fraction, self.split_seed)
@@ -174,7 +176,7 @@ class ImageData(DecodedImages):
         """Names of the classes, in the order of the network's outputs."""
         if self._labels is None:
             table = self._source("train")
-            check_labels(table, "train", None)
+            check_labels(table, "train", None, self.val_key)
             self._labels = in_order(table.labels or ())
         return self._labels
 
@@ -185,8 +187,8 @@ class ImageData(DecodedImages):
 
     def state(self) -> dict[str, Any]:
         """Return label names and what images become."""
-        edge = super().facts.get("image_size")
-        return {"labels": self.labels, "size": edge, "fit": self.form.fit, "mode": self.form.mode}
+        form = {"fit": self.form.fit, "mode": self.form.mode, "shape": list(self.shape)}
+        return {"labels": self.labels, "size": super().facts.get("image_size"), **form}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Use the label names of a checkpoint, and make of images what its network was fed."""
@@ -194,6 +196,8 @@ class ImageData(DecodedImages):
         form = {name: state[name] for name in ("size", "fit", "mode")}
         self.form = replace(self.form, **form)
         self.__dict__.pop("shape", None)
+        if shape := state.get("shape"):  # which size alone does not say of what is not square
+            self.shape = tuple(shape)
 
     def fingerprint(self) -> dict[str, str]:
         """Return a hash of each split that was read."""

@@ -27,6 +27,8 @@ class ImageFiles(ImageData):
         options: Further arguments of :class:`ImageData`.
     """
 
+    val_key = "data.val"
+
     def __init__(
         self,
         train: str = "train",

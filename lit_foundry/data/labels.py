@@ -97,8 +97,17 @@ def _hashes(table: Labelled, seed: int) -> NDArray[np.uint64]:
     return np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
 
 
-def check_labels(table: Labelled, split: str, known: Sequence[str] | None) -> None:
-    """Raise DataError unless a split is labelled, with the known classes, and two at least."""
+def check_labels(
+    table: Labelled, split: str, known: Sequence[str] | None, val_key: str | None = None
+) -> None:
+    """Raise DataError unless a split is labelled, with the known classes, and two at least.
+
+    Args:
+        table: The split.
+        split: Its name.
+        known: The classes, None if they are not known yet.
+        val_key: Key that names the file that validates, for messages; None if there is none.
+    """
     if table.labels is None:
         raise DataError(
             f"{table.source}: the {split} split has no labels; name their column in data.label."
@@ -112,10 +121,12 @@ def check_labels(table: Labelled, split: str, known: Sequence[str] | None) -> No
             f"the known {list(known or ())}; mend the label or the split."
         )
     if len(found) < 2 and split != "test":
+        remedy = "Shuffle the file before splitting it" if val_key else "Add another"
+        if val_key and split == "val":
+            remedy += f", or set {val_key} to null so that a stratified part of training validates"
         raise DataError(
             f"{table.source}: the {split} split has only the class {next(iter(found), None)!r}; "
-            "it needs at least two. Shuffle the file before splitting it, or set data.val to null "
-            "so that a stratified part of training validates."
+            f"it needs at least two. {remedy}."
         )
 
 

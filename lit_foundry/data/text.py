@@ -4,7 +4,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -85,6 +85,8 @@ class TextData(TokenizedText):
         self._tables: dict[str, Table] = {}
         self._labels: list[str] | None = None
 
+    val_key: ClassVar[str | None] = None  # names the file that validates, where one can
+
     @abstractmethod
     def read(self, split: Literal["train", "val", "test"]) -> Table | None:
         """Read a split as the files hold it; None if the dataset has no validation split."""
@@ -104,7 +106,7 @@ class TextData(TokenizedText):
                 self._read_training()
         table = self._tables[split]
         if split in ("val", "test"):
-            check_labels(table, split, self.labels)
+            check_labels(table, split, self.labels, self.val_key)
         return table
 
     def _read(self, split: Literal["train", "val", "test"]) -> Table:
@@ -114,7 +116,7 @@ class TextData(TokenizedText):
 
     def _read_training(self) -> None:
         train, val = self._read("train"), self.read("val")
-        check_labels(train, "train", self._labels)
+        check_labels(train, "train", self._labels, self.val_key)
         if val is None:
             held_out = stratified(train, self.val_fraction, self.split_seed)
             val = train.take(np.flatnonzero(held_out).tolist())

@@ -26,6 +26,8 @@ class TextFiles(TextData):
         options: Further arguments of :class:`TextData`.
     """
 
+    val_key = "data.val"
+
     def __init__(
         self,
         tokenizer: str | TrainTokenizer,

@@ -34,6 +34,6 @@ def built(spec: Any) -> Callable[[Tensor], Tensor]:
     return transform
 
 
-def plain(spec: Any) -> Any:
+def plain_spec(spec: Any) -> Any:
     """Return what a recipe can hold of a transform: None of a callable."""
     return dict(spec) if isinstance(spec, Mapping) else None

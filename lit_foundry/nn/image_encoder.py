@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H height, W width, N positions, D feature width.
 import copy
 from collections.abc import Sequence
 from math import isqrt
+from textwrap import shorten
 from typing import Any, Literal
 
 import torch
@@ -48,8 +49,8 @@ class ImageEncoder(ImageBackbone):
         drop_path: Probability to skip the last residual branch (stochastic depth); None keeps the
             config's.
         dropout: Probability of all the encoder's dropouts; None keeps the config's.
-        mean: Mean of each channel in [0, 1]; None takes that of the pretrained folder's
-            preprocessor_config.json, or 0.5.
+        mean: Mean of each channel in [0, 1]; None takes that of the pretrained weights'
+            image processor, or 0.5.
         std: Standard deviation of each channel, likewise.
 
     Raises:
@@ -80,7 +81,8 @@ class ImageEncoder(ImageBackbone):
         for key, value in (("num_channels", in_channels), ("image_size", image_size)):
             if value is not None and key not in (config or {}) and knows(type(built), key):
                 setattr(built, key, value)
-        own = statistics(None if is_restoring() else pretrained)
+        said = mean is not None and std is not None
+        own = statistics(None if is_restoring() or said else pretrained)
         channels = built.num_channels
         super().__init__(
             channels,
@@ -175,18 +177,44 @@ def set_drop_path(config: Any, prob: float) -> None:
 
 
 def statistics(pretrained: str | None) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of the pixels that pretrained weights are made for."""
-    from transformers.image_processing_base import ImageProcessingMixin
+    """Return mean and standard deviation of the pixels that pretrained weights are made for.
 
-    said: dict[str, Any] = {}
-    if pretrained is not None:
-        try:
-            said, _ = ImageProcessingMixin.get_image_processor_dict(resolve(pretrained))
-        except OSError:  # weights without a file that says so
-            said = {}
-    if said.get("do_normalize", True):
-        return said.get("image_mean", [0.5]), said.get("image_std", [0.5])
-    return [0.0], [1.0]
+    The image processor of ``transformers`` decides, whose family has values of its own.
+
+    Raises:
+        ValueError: If it does to pixels what these two cannot express.
+    """
+    if pretrained is None:
+        return [0.5], [0.5]
+    from transformers import AutoImageProcessor
+
+    name, way = (
+        f"model.backbone.pretrained {pretrained}",
+        "set model.backbone.mean and model.backbone.std",
+    )
+    try:
+        with quiet():
+            path = resolve(pretrained)
+            processor: Any = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+    except OSError:  # weights without a file that says so
+        return [0.5], [0.5]
+    except ValueError as error:  # a processor that transformers does not know
+        raise ValueError(f"{name}: {shorten(str(error), 100)}: {way}.") from error
+    wanted = {"do_rescale": True, "rescale_offset": False, "do_flip_channel_order": False}
+    wrong = [key for key, value in wanted.items() if bool(getattr(processor, key, value)) != value]
+    if abs((processor.rescale_factor or 0) * 255 - 1) > 1e-4:
+        wrong.append("rescale_factor")
+    if wrong:
+        raise ValueError(
+            f"{name}: its image processor has {wrong[0]} {getattr(processor, wrong[0])}, which no "
+            f"mean and std of pixels in [0, 1] express: {way} to what comes nearest."
+        )
+    own = (processor.image_mean, processor.image_std)
+    mean, std = ([v] if isinstance(v, float) else list(v or [0.5]) for v in own)
+    again = std if getattr(processor, "include_top", False) else [1.0]  # EfficientNet divides twice
+    if not processor.do_normalize:
+        return [0.0], again
+    return mean, [v * again[i % len(again)] for i, v in enumerate(std)]
 
 
 def edge(config: Any) -> int | None:

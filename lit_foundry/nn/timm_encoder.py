@@ -119,8 +119,10 @@ def build(name: str, pretrained: bool | str, cfg: dict[str, Any], options: dict[
                 network = create(pretrained=True)
         else:
             state = read_weights(pretrained)
-            head = state.get(f"{cfg['classifier']}.weight")
-            classes = 0 if head is None else len(head)
+            names = cfg["classifier"]  # several of distilled networks
+            names = names if isinstance(names, (list, tuple)) else [names]
+            heads = [len(state[f"{name}.weight"]) for name in names if f"{name}.weight" in state]
+            classes = max(heads, default=0)
             overlay = {"state_dict": state, "num_classes": classes}
             network = create(pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes)
     except TypeError as error:
