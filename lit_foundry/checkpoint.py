@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lit_foundry.nn import restoring
 from lit_foundry.nn.lora import is_adapter, merge_adapters, with_adapters
+from lit_foundry.recipe import Recorded
 
 MANIFEST = "lit_foundry.json"  # what an exported folder says of itself
 
@@ -219,7 +220,26 @@ def load_submodule(module: nn.Module, path: Path, name: str = "backbone") -> Non
     """
     others = path.is_dir() and not holds_task(path)
     state = folder_state(module, path) if others else submodule_state(path, name)
+    if path.is_file():
+        recipe = read_checkpoint(path).get("lit_foundry", {}).get("model", {}).get("init_args", {})
+        check_statistics(module, recipe.get(name), path)
     load_strictly(module, with_adapters(state, module), f"{path}, {name}")
+
+
+def check_statistics(module: Any, theirs: Any, path: Path) -> None:
+    """Raise CheckpointError if weights were trained on pixels that were normalized otherwise."""
+    theirs = theirs.get("init_args", {}) if isinstance(theirs, Mapping) else {}
+    mine = module.recipe()["init_args"] if isinstance(module, Recorded) else {}
+    for key in ("mean", "std"):
+        if key not in theirs or key not in mine:
+            continue
+        most = max(len(theirs[key]), len(mine[key]))  # one number stands for all channels
+        old, new = ([*values] * (most // len(values)) for values in (theirs[key], mine[key]))
+        if old != new:
+            raise CheckpointError(
+                f"model.init_from={path} was trained with model.backbone.{key}={theirs[key]}, and "
+                f"yours is {mine[key]}: set it to theirs."
+            )
 
 
 def holds_task(folder: Path) -> bool:
@@ -244,10 +264,12 @@ def folder_state(module: nn.Module, folder: Path) -> dict[str, Tensor]:
         # Pretrained images may have had another size, or other channels.
         names = ("pooling", "in_channels", "image_size")
         options = {name: getattr(module, name) for name in names if hasattr(module, name)}
-        state: dict[str, Tensor] = kind(str(folder), **options).state_dict()
+        source = kind(str(folder), **options)
     except (OSError, ValueError) as error:
         reason = shorten(str(error), 200)
         raise CheckpointError(f"model.init_from={folder} cannot be read: {reason}") from error
+    check_statistics(module, source.recipe(), folder)
+    state: dict[str, Tensor] = source.state_dict()
     return state
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_foundry import load
-from lit_foundry.checkpoint import load_data, load_task
+from lit_foundry.checkpoint import CheckpointError, load_data, load_submodule, load_task
 from lit_foundry.cli import main
 from lit_foundry.export import export
 from lit_foundry.nn import Airbench, ResNet9, TextEncoder
@@ -150,6 +150,25 @@ def test_growing_images_need_a_network_of_any_size(tmp_path: Path) -> None:
     path = write_config(tmp_path / "grow.yaml", config)
     with pytest.raises(ValueError, match=r"start_size=4 needs a network that takes images of any"):
         main(["fit", "--config", str(path)])
+
+
+def test_weights_keep_the_normalization_that_they_were_trained_with(best: Path) -> None:
+    same, other = (ResNet9(8, 1, mean=[mean], std=[0.4]) for mean in (0.3, 0.5))
+    load_submodule(same, best)
+    with pytest.raises(CheckpointError, match=r"trained with model\.backbone\.mean=\[0\.3\]"):
+        load_submodule(other, best)
+
+
+def test_a_network_of_half_precision_takes_bytes() -> None:
+    assert ResNet9(4).bfloat16()(pixels(2, 16)).pooled.dtype == torch.bfloat16
+
+
+def test_draws_of_one_sample_are_augmented_anew() -> None:
+    batch = {"pixel_values": pixels(1).expand(4, 3, 16, 16), "index": torch.zeros(4).long()}
+    batch |= {"label": batch["index"], "draw": torch.arange(4)}
+    views = Views(Augment(pad=4, policy="trivialaugment"))
+    found = views.train(batch, 2, torch.zeros(1), seed=0, epoch=0, progress=0.0)["pixel_values"]
+    assert len(found.flatten(1).unique(dim=0)) == 4
 
 
 def test_report_shows_images_and_what_the_network_sees(best: Path, run: Path) -> None:

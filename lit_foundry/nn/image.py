@@ -83,7 +83,9 @@ class ImageBackbone(Backbone):
     def normalize(self, pixel_values: Tensor) -> Tensor:
         """Scale pixels to [0, 1], subtract the mean and divide by the standard deviation."""
         # In this order, as torchvision does it, to the bit; compiled, it is one pass.
-        return (pixel_values.float() * (1 / 255) - self.mean) / self.std
+        images = (pixel_values.float() * (1 / 255) - self.mean) / self.std
+        # The statistics have the type of the weights, as under trainer.precision bf16-true.
+        return images.to(self.mean.dtype)
 
     def example(self, rows: int, size: int) -> dict[str, Tensor]:
         """Return ``rows`` images of random pixels, the same each time.

@@ -173,7 +173,7 @@ class Classification(Task):
         with FlopCounterMode(display=False) as counter:
             self.backbone.forward(image)  # past what is compiled
         self.train()
-        return counter.get_total_flops()
+        return int(counter.get_total_flops())
 
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Score a labelled batch."""
