@@ -15,7 +15,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from lit_foundry.muon import MuonWith
 from lit_foundry.nn.lora import is_adapter
-from lit_foundry.nn.membership import parameter_depths
+from lit_foundry.nn.membership import matrices, parameter_depths
 
 Name = Literal["adamw", "sgd", "muon", "muon_sgd"]
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
@@ -31,12 +31,14 @@ class OptimConfig:
         name: Optimizer; ``muon`` takes the hidden matrices and convolutions of backbones, and AdamW
             the rest, or SGD under ``muon_sgd``.
         lr: Peak learning rate.
-        weight_decay: Decay, of matrices only; decoupled under AdamW and Muon.
+        weight_decay: Decay of matrices, convolutions and embeddings; decoupled under AdamW and
+            Muon.
         betas: Averaging of the first and second moment in AdamW.
         eps: Added to AdamW's denominator.
         momentum: Nesterov momentum of SGD.
-        bias_lr: Peak rate of biases and norms; None means ``lr``.
-        bias_decay: Decay of biases and norms.
+        bias_lr: Peak rate of all else: biases, norms, class tokens, learnt positions of images and
+            the like; None means ``lr``.
+        bias_decay: Decay of all else.
         muon_lr: Peak rate of Muon, whose updates have AdamW's size; None means ``lr``.
         muon_momentum: Nesterov momentum of Muon.
         muon_normalize: Keep the rows of Muon's weights at length 1 on average, which then have no
@@ -173,12 +175,13 @@ def param_groups(
     scales: dict[nn.Parameter, float] = {}
     below: dict[nn.Parameter, int] = {}
     hidden: set[nn.Parameter] = set()
+    weights = matrices(module)
     for backbone, parts in blocks:
-        deepest_first = reversed(list(enumerate(parts)))
-        depths = {p: depth for depth, block in deepest_first for p in block.parameters()}
-        # Of a depthwise convolution, and of scales of channels, a row is no vector to turn.
-        hidden |= {p for p, d in depths.items() if d and p.ndim >= 2 and p.shape[1] > 1}
-        for p, depth in parameter_depths(backbone, parts).items():
+        depths = parameter_depths(backbone, parts)
+        inside = {p for part in parts for p in part.parameters() if depths[p]} & weights
+        # Of a depthwise convolution, a row is no vector to turn.
+        hidden |= {p for p in inside if p.shape[1] > 1}
+        for p, depth in depths.items():
             scales.setdefault(p, config.layer_decay ** (len(parts) - depth))
             below.setdefault(p, len(parts) - depth if by_block else 1)
     lookups = (nn.Embedding, nn.EmbeddingBag)
@@ -190,9 +193,9 @@ def param_groups(
     for p in (p for p in module.parameters() if p.requires_grad):
         part = "backbone" if p in scales else "head"
         muon = config.name.startswith("muon") and p in hidden
-        peak = config.muon_lr if muon else config.bias_lr if p.ndim < 2 else None
+        peak = config.muon_lr if muon else None if p in weights else config.bias_lr
         lr = (peak or config.lr) * scales.get(p, 1.0)
-        decay = config.weight_decay if p.ndim >= 2 else config.bias_decay
+        decay = config.weight_decay if p in weights else config.bias_decay
         group = {"lr": lr, "peak_lr": lr, "weight_decay": decay, "part": part, "muon": muon}
         group["below"] = below.get(p, 0)
         groups.setdefault(tuple(group.values()), group | {"params": []})["params"].append(p)

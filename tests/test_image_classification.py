@@ -160,7 +160,9 @@ def test_weights_keep_the_normalization_that_they_were_trained_with(best: Path) 
 
 
 def test_a_network_of_half_precision_takes_bytes() -> None:
-    assert ResNet9(4).bfloat16()(pixels(2, 16)).pooled.dtype == torch.bfloat16
+    half, whole = ResNet9(4).bfloat16(), ResNet9(4)
+    assert half(pixels(2, 16)).pooled.dtype == torch.bfloat16
+    assert torch.equal(half.mean, whole.mean)  # statistics stay exact
 
 
 def test_draws_of_one_sample_are_augmented_anew() -> None:

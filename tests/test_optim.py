@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Muon, Optimizer
 
+from lit_foundry.nn import TorchvisionEncoder
 from lit_foundry.optim import (
     Blocks,
     MuonWith,
@@ -433,3 +434,18 @@ def test_step_counts_lie_where_the_kernels_want_them() -> None:
         optimizer.state[p] = {"step": torch.tensor(3.0)}
         place_steps(optimizer)
         assert optimizer.state[p]["step"].device.type == device
+
+
+def test_tables_tokens_and_scales_are_no_matrices() -> None:
+    swin = TorchvisionEncoder("swin_t")
+    convnext = TorchvisionEncoder("convnext_tiny")
+    config = OptimConfig(name="muon", weight_decay=0.1, bias_lr=0.5, lr=0.01)
+    for backbone, ends in (
+        (swin, "relative_position_bias_table"),
+        (convnext, "layer_scale"),
+    ):
+        groups = param_groups(backbone, config, [(backbone, backbone.blocks())])
+        named = {id(p): name for name, p in backbone.named_parameters()}
+        found = [g for g in groups for p in g["params"] if named[id(p)].endswith(ends)]
+        assert found
+        assert {(g["muon"], g["weight_decay"], g["peak_lr"]) for g in found} == {(False, 0.0, 0.5)}

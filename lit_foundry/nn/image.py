@@ -51,8 +51,18 @@ class ImageBackbone(Backbone):
                 raise ValueError(
                     f"model.backbone.{name} takes {rule} ({in_channels}), got {list(values)}."
                 )
-            column = torch.tensor([float(v) for v in values]).view(-1, 1, 1)
+            column = torch.tensor(self._statistics[name], dtype=torch.float32).view(-1, 1, 1)
             self.register_buffer(name, column, persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "ImageBackbone":
+        """Move or cast all but the statistics, which stay in float32."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, values in self._statistics.items():
+            buffer = getattr(self, name)
+            if buffer.dtype != torch.float32:
+                exact = torch.tensor(values, dtype=torch.float32, device=buffer.device)
+                setattr(self, name, exact.view(-1, 1, 1))
+        return self
 
     @abstractmethod
     def features(self, images: Tensor) -> Features:
@@ -71,7 +81,8 @@ class ImageBackbone(Backbone):
         """
         was = self.training
         try:
-            return self.eval().features(torch.zeros(1, self.in_channels, size, size))
+            black = torch.zeros(1, self.in_channels, size, size, device=self.mean.device)
+            return self.eval().features(black)
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
                 f"model.backbone cannot take images of {size} pixels ({str(error).splitlines()[0]})"
@@ -81,11 +92,15 @@ class ImageBackbone(Backbone):
             self.train(was)
 
     def normalize(self, pixel_values: Tensor) -> Tensor:
-        """Scale pixels to [0, 1], subtract the mean and divide by the standard deviation."""
+        """Scale pixels to [0, 1], subtract the mean and divide by the standard deviation.
+
+        Returns:
+            Images in the dtype of the weights, computed in float32.
+        """
         # In this order, as torchvision does it, to the bit; compiled, it is one pass.
         images = (pixel_values.float() * (1 / 255) - self.mean) / self.std
-        # The statistics have the type of the weights, as under trainer.precision bf16-true.
-        return images.to(self.mean.dtype)
+        weight = next((p for p in self.parameters() if p.is_floating_point()), images)
+        return images if weight.dtype == images.dtype else images.to(weight.dtype)
 
     def example(self, rows: int, size: int) -> dict[str, Tensor]:
         """Return ``rows`` images of random pixels, the same each time.

@@ -1,4 +1,4 @@
-"""Which block of a backbone a weight or a layer belongs to.
+"""Which block of a backbone a weight or a layer belongs to, and which weights are matrices.
 
 What lies in no block (a class token, a final norm) goes with the block registered before it, or
 with the first.
@@ -7,6 +7,9 @@ with the first.
 from collections.abc import Sequence
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+LAYERS = (nn.Linear, _ConvNd, nn.Embedding, nn.EmbeddingBag)
 
 
 def parameter_depths(backbone: nn.Module, blocks: Sequence[nn.Module]) -> dict[nn.Parameter, int]:
@@ -39,3 +42,19 @@ def module_depths(backbone: nn.Module, blocks: Sequence[nn.Module]) -> dict[nn.M
         if module in inside or not any(m in inside for m in module.modules()):
             depths[module] = depth
     return depths
+
+
+def matrices(network: nn.Module) -> set[nn.Parameter]:
+    """Return the weights of linear layers, convolutions and embeddings.
+
+    In modules of other types, such as experts, those are it that are named so and are no vector.
+    Positions, class tokens and scales of channels are none, however many dimensions they have.
+    """
+    found = set()
+    for module in network.modules():
+        for name, p in module.named_parameters(recurse=False):
+            named = "weight" in name or name.endswith("proj")
+            is_vector = sum(size > 1 for size in p.shape) < 2
+            if p.ndim >= 2 and named and (isinstance(module, LAYERS) or not is_vector):
+                found.add(p)
+    return found

@@ -5,11 +5,16 @@ import shutil
 import sys
 
 import torch
-from torch import nn
+
+from lit_foundry.nn import Backbone
 
 
-def compile_in_place(module: nn.Module, device: torch.device) -> None:
-    """Let the calls of a network be compiled.
+def compile_in_place(module: Backbone, device: torch.device) -> None:
+    """Let the calls of a network be compiled, anew for each block that joins in training.
+
+    Args:
+        module: Backbone.
+        device: Where it runs.
 
     Raises:
         ValueError: If torch does not find what it compiles with for a CPU.
@@ -20,4 +25,12 @@ def compile_in_place(module: nn.Module, device: torch.device) -> None:
             f"model.compile needs a C++ compiler, and {name} is not installed: install it, name "
             "another one in CXX, or set model.compile to false."
         )
+    from torch._dynamo import config  # takes a second
+
+    # A graph belongs to what learns and what is in eval mode; after so many, torch gives up and
+    # runs the network as it is. Each block that joins needs one in training and one in
+    # evaluation, and other sizes of batches and images some more.
+    graphs = 2 * (len(module.blocks()) + 2) + 8
+    config.recompile_limit = max(config.recompile_limit, graphs)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 2 * graphs)
     module.compile()
