@@ -29,9 +29,9 @@ usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_toke
   images-resnet
             ResNet-18 with the stem for small images, by SGD: training samples per second of
             lit_foundry, and of a plain loop over timm's loader, optimizer, schedule and loss, in
-            channels_last and not; the same network, augmentation, rates and images, of which
-            --images N takes some (of 40,960, equal steps if N is a multiple of --batch_size);
-            after three steps to warm up. All are scored on 1,000 test images afterwards
+            channels_last and not; the same network, augmentation, rates and images (--images N of
+            them, 40,960 if not given, in whole batches); lit_foundry loads them without workers.
+            After three steps to warm up; all are scored on 1,000 test images afterwards
   images-vit
             the same of a ViT with patches of 4 x 4, by AdamW, and of the transformers Trainer, with
             torchvision's transforms on PNG images as in its example, and on decoded ones
