@@ -13,7 +13,7 @@ from lit_foundry.checkpoint import CheckpointError, load_submodule, load_task, s
 from lit_foundry.export import export
 from lit_foundry.inference import load
 from lit_foundry.nn import TextDecoder, TorchvisionEncoder
-from lit_foundry.nn.lora import add_adapters, is_adapter, merge_adapters, plain_name
+from lit_foundry.nn.lora import add_adapters, check_reached, is_adapter, merge_adapters, plain_name
 from lit_foundry.optim import OptimConfig, build_optimizer
 from lit_foundry.tasks import CausalLM, Classification, Finetune, Lora
 from tests.conftest import tiny_config, write_config
@@ -200,8 +200,22 @@ def test_what_adapters_cannot_do_is_refused() -> None:
         Classification(backbone, 2, finetune=LORA)
     # Layers whose weights a network reads past them would never learn, without a word.
     torchs = TorchvisionEncoder("vit_b_32", image_size=32)
-    with pytest.raises(ValueError, match=r"cannot adapt .*attention, torch's own attention: take"):
+    with pytest.raises(ValueError, match=r"cannot adapt .*out_proj, whose weights .* reads past"):
         add_adapters(torchs, 2, 4.0, 0.0, None)
+
+
+def test_swin_of_torchvision_is_adapted_where_it_calls_its_layers() -> None:
+    swin = TorchvisionEncoder("swin_t")
+    before = list(swin.state_dict())
+    with pytest.raises(
+        ValueError, match=r"attn\.(qkv|proj), .* reads past .*'0', '3', 'reduction'"
+    ):
+        Classification(swin, 2, finetune=LORA)
+    assert list(swin.state_dict()) == before
+    assert not any(m._forward_hooks for m in swin.modules())
+    model = Classification(swin, 2, finetune=Finetune(lora=Lora(targets=["0", "3", "reduction"])))
+    model.backbone(swin.example(1, 32)["pixel_values"]).pooled.sum().backward()
+    check_reached(model.backbone, "backbone")
 
 
 def test_adapters_that_the_network_reads_past_are_named_at_the_first_step() -> None:
@@ -209,12 +223,13 @@ def test_adapters_that_the_network_reads_past_are_named_at_the_first_step() -> N
         def forward(self, input: Tensor) -> Tensor:
             return super().forward(input)
 
-    backbone = network("vit")
+    # Images are tried beforehand, texts are not.
+    backbone = network("bert")
     backbone.blocks()[1].register_module("spare", Aside(3, 3))
     torch.manual_seed(0)
-    model = Classification(backbone, 2, finetune=Finetune(lora=Lora(targets=["q_proj", "spare"])))
+    model = Classification(backbone, 2, finetune=Finetune(lora=Lora(targets=["query", "spare"])))
     with pytest.raises(ValueError, match=r"adapts backbone\..*\.spare, whose weights the network"):
-        trainer(**TEN).fit(model, Data("vit"))
+        trainer(**TEN).fit(model, Data("bert"))
 
 
 def test_without_peft_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from lit_foundry.nn.backbone import Backbone
+from lit_foundry.nn.image import ImageBackbone
 from lit_foundry.nn.membership import module_depths
+
+_EDGE = 224  # pixels of an image that every network takes which is not made for one size
 
 
 def is_adapter(name: str) -> bool:
@@ -47,7 +50,7 @@ def add_adapters(
         skip: Number of lowest blocks without adapters.
 
     Raises:
-        ValueError: If no layer can be adapted, or one that its network never calls.
+        ValueError: If no layer can be adapted, or one whose weights its network reads past it.
         ModuleNotFoundError: If ``peft`` is missing.
     """
     try:
@@ -112,14 +115,26 @@ def kind_of(module: nn.Module) -> str | None:
 
 
 def _check_called(backbone: Backbone, names: Sequence[str]) -> None:
-    """Refuse layers inside of torch's attention, which reads their weights past them."""
-    for name in names:
-        parent = name.rpartition(".")[0]
-        if isinstance(backbone.get_submodule(parent), nn.MultiheadAttention):
-            raise ValueError(
-                f"model.finetune.lora cannot adapt {parent}, torch's own attention: take "
-                "ImageEncoder or TimmEncoder, or name other layers in model.finetune.lora.targets."
-            )
+    """Refuse linear layers of an image network that reads their weights past them, by one image."""
+    layers = {name: m for name, m in backbone.named_modules() if kind_of(m) == "linear"}
+    if not isinstance(backbone, ImageBackbone) or layers.keys().isdisjoint(names):
+        return
+    called: set[nn.Module] = set()
+    hooks = [m.register_forward_hook(lambda m, *_: called.add(m)) for m in layers.values()]
+    try:
+        backbone.try_size(backbone.image_size or _EDGE)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    past = [name for name in names if name in layers and layers[name] not in called]
+    if past:
+        others = sorted({name.rsplit(".", 1)[-1] for name in names if layers.get(name) in called})
+        remedy = f", such as {others}" if others else ""
+        raise ValueError(
+            f"model.finetune.lora cannot adapt {past[0]}, whose weights the network reads past the "
+            "layer, as torch's own attention does: take ImageEncoder or TimmEncoder, or name other "
+            f"layers in model.finetune.lora.targets{remedy}."
+        )
 
 
 def check_reached(backbone: nn.Module, name: str) -> None:
