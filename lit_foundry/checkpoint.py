@@ -220,10 +220,20 @@ def load_submodule(module: nn.Module, path: Path, name: str = "backbone") -> Non
     """
     others = path.is_dir() and not holds_task(path)
     state = folder_state(module, path) if others else submodule_state(path, name)
-    if path.is_file():
-        recipe = read_checkpoint(path).get("lit_foundry", {}).get("model", {}).get("init_args", {})
-        check_statistics(module, recipe.get(name), path)
     load_strictly(module, with_adapters(state, module), f"{path}, {name}")
+    if not others:
+        check_statistics(module, task_recipe(path).get("init_args", {}).get(name), path)
+
+
+def task_recipe(path: Path) -> dict[str, Any]:
+    """Return what the task of a checkpoint, or of its export, was built from; empty if unknown."""
+    recipe: dict[str, Any]
+    if path.is_dir():
+        recipe = json.loads((path / "config.json").read_text())
+    else:  # without the tensors, which were read and verified before
+        checkpoint = torch.load(path, map_location="meta", weights_only=True)
+        recipe = checkpoint.get("lit_foundry", {}).get("model", {})
+    return recipe
 
 
 def check_statistics(module: Any, theirs: Any, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Balanced sampling: equal shares of the classes, as repeatable as any other order."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,31 @@ def test_balanced_steps_are_the_same_on_all_ranks_and_after_a_resume(
     assert flat(found) != flat(ranks(lengths, world, 2, **options))
     resumed = LengthGroupedBatches(lengths, world_size=world, epoch=1, start=4, **options)
     assert list(resumed) == found[0][4:]
+
+
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("micro_batch", [None, 5])
+def test_draws_of_a_row_are_counted_by_seed_and_epoch_alone(
+    world: int, micro_batch: int | None
+) -> None:
+    def drawn(world: int, micro_batch: int | None, **place: int) -> list[list[tuple[int, int]]]:
+        options: Any = {"batch_size": 30, "micro_batch": micro_batch, "labels": LABELS, "seed": 2}
+        sampler = LengthGroupedBatches(lengths, world_size=world, epoch=1, **options, **place)
+        batches: Any = list(sampler)
+        return [list(zip(rows, rows.draws, strict=True)) for rows in batches]
+
+    lengths = some_lengths(np.random.default_rng(1), 400)
+    found = [drawn(world, micro_batch, rank=rank) for rank in range(world)]
+    pairs = sorted(pair for mine in found for batch in mine for pair in batch)
+    assert pairs == sorted(pair for batch in drawn(1, None) for pair in batch)
+    rows = Counter(row for row, _ in pairs)
+    assert pairs == [(row, draw) for row in sorted(rows) for draw in range(rows[row])]
+    assert drawn(world, micro_batch, start=4) == found[0][4:]
+
+
+def test_where_rows_are_drawn_once_nothing_is_counted() -> None:
+    batches: Any = list(LengthGroupedBatches(np.ones(8, np.int64), batch_size=4))
+    assert [rows.draws for rows in batches] == [None, None]
 
 
 class Labelled:

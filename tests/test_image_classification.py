@@ -152,11 +152,16 @@ def test_growing_images_need_a_network_of_any_size(tmp_path: Path) -> None:
         main(["fit", "--config", str(path)])
 
 
-def test_weights_keep_the_normalization_that_they_were_trained_with(best: Path) -> None:
+def test_weights_keep_the_normalization_that_they_were_trained_with(
+    best: Path, tmp_path: Path
+) -> None:
     same, other = (ResNet9(8, 1, mean=[mean], std=[0.4]) for mean in (0.3, 0.5))
     load_submodule(same, best)
-    with pytest.raises(CheckpointError, match=r"trained with model\.backbone\.mean=\[0\.3\]"):
-        load_submodule(other, best)
+    for path in (best, export(best, "safetensors", tmp_path / "exported")):
+        with pytest.raises(CheckpointError, match=r"trained with model\.backbone\.mean=\[0\.3\]"):
+            load_submodule(other, path)
+    with pytest.raises(CheckpointError, match="does not fit the model"):  # which tells more
+        load_submodule(ResNet9(4, 1, mean=[0.5], std=[0.4]), best)
 
 
 def test_a_network_of_half_precision_takes_bytes() -> None:

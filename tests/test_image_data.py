@@ -467,6 +467,31 @@ def test_a_picture_of_the_batch_shows_files_and_what_the_transform_makes_of_them
         assert np.array_equal(line, seen)
 
 
+def test_each_draw_of_an_image_is_transformed_anew(folder: Path) -> None:
+    dataset = ImageFolder(str(folder), transform=RANDOM).load("train")
+    batch = dataset[EpochRows([3] * 8, 0, 1, draws=list(range(8)))]
+    assert batch["draw"].tolist() == list(range(8))
+    images = batch["pixel_values"].flatten(1)
+    assert len(images.unique(dim=0)) > 1
+    assert torch.equal(
+        dataset[EpochRows([3], 0, 1, draws=[5])]["pixel_values"][0].flatten(), images[5]
+    )
+    plain = dataset[EpochRows([3] * 8, 0, 1)]
+    assert "draw" not in plain
+    assert len(plain["pixel_values"].flatten(1).unique(dim=0)) == 1
+
+
+def test_workers_hand_on_the_draws_of_a_balanced_epoch(folder: Path) -> None:
+    found = []
+    for workers in (0, 1):
+        data = ImageFolder(str(folder), batch_size=6, balanced=True, num_workers=workers)
+        batches = list(data.train_dataloader())
+        found.append([torch.cat([batch[key] for batch in batches]) for key in ("index", "draw")])
+        assert "draw" not in next(iter(data.val_dataloader()))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert found[0][1].max() > 0
+
+
 def test_a_transform_must_keep_shape_and_type(folder: Path) -> None:
     for wrong in (v2.ToDtype(torch.float32), v2.CenterCrop(4)):
         data = ImageFolder(str(folder), transform=wrong)  # type: ignore[arg-type]

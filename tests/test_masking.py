@@ -14,7 +14,7 @@ from lit_foundry.nn.masking import (
     mask_tokens,
     span_lengths,
 )
-from lit_foundry.nn.uniform import hashes, mix, sample_keys, uniforms
+from lit_foundry.nn.uniform import hashes, mix, sample_keys, sample_numbers, uniforms
 
 MASK, SPECIAL, V = 4, 5, 1000
 B, T = 3000, 96
@@ -182,3 +182,11 @@ def test_hashes_are_uniform_and_streams_independent() -> None:
     other = uniforms(keys, 64, 1)
     correlation = torch.corrcoef(torch.stack([draws.flatten(), other.flatten()]))[0, 1]
     assert abs(float(correlation)) < 0.01
+
+
+def test_keys_tell_draws_of_a_row_apart_and_are_those_of_rows_otherwise() -> None:
+    index = torch.tensor([7, 7, 8, 7])
+    assert torch.equal(sample_numbers({"index": index}), index)
+    drawn = sample_numbers({"index": index, "draw": torch.tensor([0, 1, 0, 2])})
+    assert torch.equal(drawn[[0, 2]], index[[0, 2]])
+    assert len(sample_keys(0, 0, drawn).unique()) == 4

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Muon, Optimizer
 
-from lit_foundry.nn import TorchvisionEncoder
+from lit_foundry.nn import TextDecoder, TextEncoder, TorchvisionEncoder
 from lit_foundry.optim import (
     Blocks,
     MuonWith,
@@ -449,3 +449,32 @@ def test_tables_tokens_and_scales_are_no_matrices() -> None:
         found = [g for g in groups for p in g["params"] if named[id(p)].endswith(ends)]
         assert found
         assert {(g["muon"], g["weight_decay"], g["peak_lr"]) for g in found} == {(False, 0.0, 0.5)}
+
+
+TEXT = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "vocab_size": 20}
+TEXT |= {"intermediate_size": 16, "pad_token_id": 0, "eos_token_id": 1}
+TEXTS = {
+    "bert": TEXT,
+    "modernbert": TEXT | {"bos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1},
+    "gpt2": {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 8, "vocab_size": 20},
+    "mixtral": TEXT | {"num_local_experts": 3, "num_key_value_heads": 2},
+}
+
+
+@pytest.mark.parametrize("family", TEXTS)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_of_text_networks_all_that_is_no_vector_is_a_matrix(family: str, name: str) -> None:
+    decodes = family in ("gpt2", "mixtral")
+    backbone = (TextDecoder if decodes else TextEncoder)(
+        config={"model_type": family} | TEXTS[family]
+    )
+    model: Any = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(8, 1)})
+    config = OptimConfig(name=name, weight_decay=0.1, bias_lr=0.5)  # type: ignore[arg-type]
+    groups = param_groups(model, config, [(backbone, backbone.blocks())])
+    embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    hidden = {p for block in backbone.blocks()[1:] for p in block.parameters() if p.ndim >= 2}
+    for group in groups:
+        for p in group["params"]:
+            assert group["weight_decay"] == (0.1 if p.ndim >= 2 else 0.0)
+            assert group["muon"] == (name == "muon" and p in hidden - embeddings)
+            assert (group["peak_lr"] == 0.5) == (p.ndim < 2)

@@ -308,3 +308,13 @@ def test_integers_are_ordered_by_value_and_names_by_letter(
 ) -> None:
     assert in_order(labels) == expected
     assert in_order(labels[::-1]) == expected
+
+
+def test_draws_of_a_balanced_epoch_are_in_the_batch(tmp_path: Path, train: str) -> None:
+    data = files(tmp_path, train, batch_size=8, balanced=True)
+    batches = list(data.train_dataloader())
+    pairs = {
+        pair for b in batches for pair in zip(b["index"].tolist(), b["draw"].tolist(), strict=True)
+    }
+    assert len(pairs) == sum(len(batch["index"]) for batch in batches)
+    assert "draw" not in next(iter(data.val_dataloader()))
