@@ -170,6 +170,25 @@ def test_a_network_of_half_precision_takes_bytes() -> None:
     assert torch.equal(half.mean, whole.mean)  # statistics stay exact
 
 
+@pytest.mark.parametrize(
+    "augment", [Augment(policy="randaugment", num_ops=4), Augment(resized_crop=0.3)]
+)
+def test_augmented_images_are_the_same_in_half_precision(
+    augment: Augment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = {"pixel_values": pixels(), "index": torch.arange(6), "label": torch.zeros(6).long()}
+    seen: list[Tensor] = []
+    monkeypatch.setattr(ResNet9, "normalize", lambda _, images: seen.append(images) or images.to(p))
+    for p in (torch.float32, torch.bfloat16):
+        model = Classification(ResNet9(4), 2, augment=augment).to(p)
+        torch.set_default_dtype(p)  # as in a step of trainer.precision bf16-true
+        try:
+            model.step(batch, "train")
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(*seen)
+
+
 def test_draws_of_one_sample_are_augmented_anew() -> None:
     batch = {"pixel_values": pixels(1).expand(4, 3, 16, 16), "index": torch.zeros(4).long()}
     batch |= {"label": batch["index"], "draw": torch.arange(4)}

@@ -5,7 +5,8 @@ The same on every device, with any number of ranks and loader workers, and after
 Shapes: B batch, T positions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,17 @@ from torch import Tensor
 # Constants of splitmix64, as signed integers, which wrap around in torch.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+
+
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """Make float32 the default type of new tensors, which trainer.precision bf16-true changes."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def mix(x: Tensor) -> Tensor:

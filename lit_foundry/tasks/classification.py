@@ -20,6 +20,7 @@ from lit_foundry.nn.augment import Augment
 from lit_foundry.nn.classification_loss import classification_loss
 from lit_foundry.nn.image import ImageBackbone
 from lit_foundry.nn.mixing import Mixing
+from lit_foundry.nn.uniform import single_precision
 from lit_foundry.optim import OptimConfig
 from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.compiling import compile_in_place
@@ -197,7 +198,8 @@ class Classification(Task):
         seed, epoch = int(os.environ.get("PL_GLOBAL_SEED", "0")), self.current_epoch
         mean: Any = self.backbone.mean
         when = {"seed": seed, "epoch": epoch, "progress": self.run_progress}
-        return self.views.train(batch, self.num_classes, mean * 255, **when)
+        with single_precision():  # of places and angles, bf16 has too few digits
+            return self.views.train(batch, self.num_classes, mean * 255, **when)
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return each sample's ``index`` (B,) and ``prob`` (B, C)."""
