@@ -98,7 +98,7 @@ class ImageBackbone(Backbone):
             Images in the dtype of the weights, computed in float32.
         """
         # In this order, as torchvision does it, to the bit; compiled, it is one pass.
-        images = (pixel_values.float() * (1 / 255) - self.mean) / self.std
+        images = (pixel_values.float() * (1 / 255)).sub_(self.mean).div_(self.std)
         weight = next((p for p in self.parameters() if p.is_floating_point()), images)
         return images if weight.dtype == images.dtype else images.to(weight.dtype)
 
