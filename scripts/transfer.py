@@ -35,7 +35,7 @@ LABELS = {0.01: 245, 0.1: 2450, 1.0: 24500}  # of the 24,500 that validation lea
 BATCH = {0.01: 50, 0.1: 250, 1.0: 500}
 
 
-def run(args: argparse.Namespace, name: str, more: list[str], checkpoint: bool = False) -> float:
+def run(args: argparse.Namespace, name: str, more: list[str]) -> float:
     """Fit and test, unless that was done before; return the test accuracy."""
     folder = args.output / name / "1"
     if not (folder / "test.json").exists():
