@@ -19,7 +19,7 @@ from matplotlib.image import imread
 from sklearn.metrics import precision_recall_fscore_support
 from torchmetrics.classification import MulticlassCalibrationError
 
-from lit_foundry import analysis, cli, past_run, plots, report
+from lit_foundry import analysis, cli, past_run, plots, report, report_facts
 from lit_foundry.predictions import Predictions
 from lit_foundry.usage import UsageError
 from tests.conftest import REPO, reviews, tiny_config, write_config, write_csv
@@ -311,6 +311,15 @@ sys.exit(f"imported {{found}}" if (found := {{"torch", "lightning"}} & set(sys.m
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_report_tells_why_a_run_stopped_early(run: Path, tmp_path: Path) -> None:
+    stopped = Path(shutil.copytree(run, tmp_path / "stopped" / "1"))
+    summary = json.loads((stopped / "summary.json").read_text())
+    summary["stopped_early"] = "val/acc got no better than 0.9 in 3 validations"
+    (stopped / "summary.json").write_text(json.dumps(summary))
+    report.main([str(stopped)])
+    assert summary["stopped_early"] in (stopped / "report" / "index.html").read_text()
+
+
 def test_runs_of_one_name_are_told_apart_by_their_paths(run: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(run, tmp_path / "others" / "tiny" / "1"))
     assert [r.name for r in past_run.named([run, other])] == [str(run), str(other)]
@@ -330,4 +339,4 @@ def test_curves_draw_long_noisy_series_and_many_classes(tmp_path: Path) -> None:
     ("seconds", "said"), [(42.1, "0 min 42 s"), (119.6, "2 min 00 s"), (7261, "2 h 01 min")]
 )
 def test_times_are_written_as_one_reads_them(seconds: float, said: str) -> None:
-    assert report.duration(seconds) == said
+    assert report_facts.duration(seconds) == said
