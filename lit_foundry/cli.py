@@ -186,9 +186,8 @@ class FoundryCLI(LightningCLI):
         if settings.get("input"):
             settings.data.init_args.predict = settings.input
         if has_gaps(settings.model.init_args):
-            augment = settings.model.init_args.get("augment")
-            size = augment and augment.get("size")  # what the network sees, if images are cut
-            own = {"image_size": size} if size else {}
+            augment = settings.model.init_args.get("augment") or {}  # what is seen of larger images
+            own = {"image_size": augment["size"]} if augment.get("size") else {}
             fill_facts(settings.model.init_args, {**self.data.facts, **own})
         with (
             unwrapped(),

@@ -13,7 +13,8 @@ from torchvision import models
 from torchvision.ops import StochasticDepth
 from torchvision.transforms.v2 import functional as V
 
-from lit_foundry.checkpoint import CheckpointError, build, load_submodule
+from lit_foundry.checkpoint import CheckpointError, build
+from lit_foundry.initialization import load_submodule
 from lit_foundry.nn import ImageBackbone, ImageEncoder, TimmEncoder, TorchvisionEncoder, restoring
 from lit_foundry.nn import timm_encoder as timm_module
 from lit_foundry.nn.image_encoder import statistics

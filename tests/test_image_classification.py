@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from lit_foundry import load
-from lit_foundry.checkpoint import CheckpointError, load_data, load_submodule, load_task
+from lit_foundry.checkpoint import CheckpointError, load_data, load_task
 from lit_foundry.cli import main
 from lit_foundry.export import export
+from lit_foundry.initialization import load_submodule
 from lit_foundry.nn import Airbench, ResNet9, TextEncoder
 from lit_foundry.nn.augment import Augment
 from lit_foundry.nn.mixing import Mixing

@@ -14,11 +14,12 @@ from torch import Tensor
 
 import lit_foundry
 from lit_foundry import export as exporting
-from lit_foundry.checkpoint import CheckpointError, load_submodule, load_task
+from lit_foundry.checkpoint import CheckpointError, load_task
 from lit_foundry.cli import main
 from lit_foundry.data.base import DataModule, Split
 from lit_foundry.data.batch import ImageBatch
 from lit_foundry.inference import exported_logits
+from lit_foundry.initialization import load_submodule
 from lit_foundry.nn import ImageEncoder, TorchvisionEncoder
 from lit_foundry.nn.image_classifier import image_classifier, image_processor
 from tests.conftest import write_config

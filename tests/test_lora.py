@@ -9,9 +9,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lit_foundry.checkpoint import CheckpointError, load_submodule, load_task, submodule_state
+from lit_foundry.checkpoint import CheckpointError, load_task
 from lit_foundry.export import export
 from lit_foundry.inference import load
+from lit_foundry.initialization import load_submodule, submodule_state
 from lit_foundry.nn import TextDecoder, TorchvisionEncoder
 from lit_foundry.nn.lora import add_adapters, check_reached, is_adapter, merge_adapters, plain_name
 from lit_foundry.optim import OptimConfig, build_optimizer

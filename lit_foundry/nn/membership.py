@@ -4,11 +4,13 @@ What lies in no block (a class token, a final norm) goes with the block register
 with the first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+T = TypeVar("T")
 LAYERS = (nn.Linear, _ConvNd, nn.Embedding, nn.EmbeddingBag)
 
 
@@ -19,8 +21,7 @@ def parameter_depths(backbone: nn.Module, blocks: Sequence[nn.Module]) -> dict[n
         backbone: Network.
         blocks: Its parts in depth order.
     """
-    deepest_first = reversed(list(enumerate(blocks)))
-    inside = {p: depth for depth, block in deepest_first for p in block.parameters()}
+    inside = _lowest(block.parameters() for block in blocks)
     depths, depth = {}, 0
     for p in backbone.parameters():
         depths[p] = depth = inside.get(p, depth)
@@ -34,14 +35,19 @@ def module_depths(backbone: nn.Module, blocks: Sequence[nn.Module]) -> dict[nn.M
         backbone: Network.
         blocks: Its parts in depth order.
     """
-    deepest_first = reversed(list(enumerate(blocks)))
-    inside = {m: depth for depth, block in deepest_first for m in block.modules()}
+    inside = _lowest(block.modules() for block in blocks)
     depths, depth = {}, 0
     for module in backbone.modules():
         depth = inside.get(module, depth)
         if module in inside or not any(m in inside for m in module.modules()):
             depths[module] = depth
     return depths
+
+
+def _lowest(members: Iterable[Iterable[T]]) -> dict[T, int]:
+    """Return for each member the number of the lowest block that has it."""
+    deepest_first = reversed(list(enumerate(members)))
+    return {member: depth for depth, block in deepest_first for member in block}
 
 
 def matrices(network: nn.Module) -> set[nn.Parameter]:

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from lit_foundry import __version__
-from lit_foundry.checkpoint import CheckpointError, load_submodule
+from lit_foundry.checkpoint import CheckpointError
+from lit_foundry.initialization import load_submodule
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.lora import merge_adapters
 from lit_foundry.optim import (
