@@ -10,7 +10,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+import yaml
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace, get_loader, set_loader
 
 from lit_foundry.usage import UsageError
 
@@ -24,6 +25,19 @@ PLAIN: dict[Any, str] = {
     NoneType: "null",
     Any: "anything",
 }
+
+_load_yaml = get_loader("yaml")
+
+
+def load_value(text: str) -> Any:
+    """Load a value or a config from YAML, where ``None`` alone is null.
+
+    So jsonargparse writes the null of a command line on its way to an argument of a class.
+    """
+    return None if text == "None" else _load_yaml(text)
+
+
+set_loader("yaml", load_value, (yaml.YAMLError,))
 
 Arguments = dict[str, Any]  # type of an argument by its name; Arguments of a group
 

@@ -248,6 +248,22 @@ def test_predictions_carry_the_column_that_identifies_rows(best: Path, tmp_path:
     ]
 
 
+@pytest.mark.parametrize("word", ["null", "None"])
+def test_null_on_the_command_line_takes_back_what_a_config_set(
+    word: str, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load(tiny.read_text())
+    config["model"]["init_args"]["optim"] = {"bias_lr": 0.1}
+    config["model"]["init_args"]["backbone"]["init_args"]["dropout"] = 0.5
+    write_config(tiny, config)
+    words = [f"--model.optim.bias_lr={word}", f"--model.backbone.dropout={word}"]
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(tiny), *words, "--print_config"])
+    found = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    assert found["optim"]["bias_lr"] is None
+    assert found["backbone"]["init_args"]["dropout"] is None
+
+
 def test_overfit_batches_is_refused_with_what_to_set(tiny: Path) -> None:
     with pytest.raises(ValueError, match=r"overfit_batches=1.* set trainer.limit_train_batches"):
         main(["fit", "--config", str(tiny), "--trainer.overfit_batches", "1"])
