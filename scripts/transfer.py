@@ -1,6 +1,6 @@
 """How much a network gains, with few labels, from classes that it learnt before.
 
-usage: python scripts/transfer.py --cifar10 DIR [--output DIR] [--seeds N] [--steps N]
+usage: python scripts/transfer.py --cifar10 DIR [--output DIR] [--seeds N ...] [--steps N]
 
 Pretrains a small network on five classes of CIFAR-10, fine-tunes it on the other five with 1 %,
 10 % and 100 % of their labels in several ways, and trains it from scratch with the same labels.
@@ -60,17 +60,17 @@ def classes(names: list[str]) -> str:
 
 def main() -> None:
     """Run what is missing, and write table and plot."""
-    parser = argparse.ArgumentParser(usage=__doc__)
+    parser = argparse.ArgumentParser(usage=(__doc__ or "").replace("%", "%%"))
     parser.add_argument("--cifar10", required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/transfer"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
     print("pretrained:", run(args, "pretrained", [classes(FIRST)]))
     source = args.output / "pretrained" / "1" / "checkpoints" / "best.ckpt"
     rows = []
     for share, labels in LABELS.items():
-        for seed in range(args.seeds if share < 1 else 1):
+        for seed in args.seeds:
             for way, options in WAYS.items():
                 scratch = way == "from scratch"
                 steps = args.steps * (2 if scratch else 1)
