@@ -19,6 +19,7 @@ from lit_foundry.nn.augment import (
     shifts,
 )
 from lit_foundry.nn.blanking import blanked, erased_boxes
+from lit_foundry.nn.mixing import Mixing
 from lit_foundry.nn.uniform import sample_keys
 
 ROWS = 64
@@ -273,3 +274,24 @@ def test_a_size_beyond_the_images_is_refused_with_the_remedy(images: Tensor) -> 
 def test_bad_value_is_named_with_its_rule(values: dict[str, object], key: str) -> None:
     with pytest.raises(ValueError, match=rf"model\.augment\.{key} "):
         Augment(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("augment", "levels"),
+    [
+        (Augment(pad=4, flip="random", cutout=8), 0),
+        (Augment(pad=4, pad_mode="zero", flip="alternating", erasing=0.5), 0),
+        (Augment(resized_crop=0.3, size=16), 1),
+        (Augment(jitter=(0.4, 0.4, 0.4, 0.1)), 1),
+    ],
+)
+def test_a_gpu_augments_as_a_cpu(squares: Tensor, augment: Augment, levels: int) -> None:
+    cpu, gpu = (augment(squares.to(d), INDEX.to(d), 3, 5).cpu() for d in ("cpu", "cuda"))
+    assert (cpu.int() - gpu.int()).abs().max() <= levels
+    mixed = [
+        Mixing(mixup=0.2, cutmix=1.0)(squares.to(d), (INDEX % 7).to(d), INDEX.to(d), 7, 3, 5)
+        for d in ("cpu", "cuda")
+    ]
+    for left, right in zip(*mixed, strict=True):
+        assert torch.allclose(left, right.cpu(), atol=1e-3)

@@ -76,6 +76,21 @@ def test_operations_are_counted_for_a_frozen_backbone_once() -> None:
     assert frozen == 2 * 4 * sum(products)
 
 
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, on itself
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_learns_digits(compiled: bool, tmp_path: Path) -> None:
+    config = digits_config(tmp_path)
+    config["model"]["init_args"] |= {"augment": {"pad": 1}, "mixing": None, "compile": compiled}
+    config["model"]["init_args"]["backbone"]["init_args"]["width"] = 8
+    sizes = {"max_train_samples": None, "batch_size": 64, "micro_batch": None}
+    config["data"]["init_args"] |= sizes
+    config["trainer"] |= {"max_epochs": 4, "accelerator": "gpu", "precision": "bf16-mixed"}
+    path = main(["fit", "--config", str(write_config(tmp_path / "c.yaml", config))]).run.path
+    main(["test", "--ckpt_path", str(path / "checkpoints" / "best.ckpt")])
+    assert json.loads((path / "test.json").read_text())["test/acc"] > 0.9
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*will create 4 worker processes")
 def test_weights_are_the_same_with_any_number_of_workers(tmp_path: Path) -> None:
