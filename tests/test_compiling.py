@@ -1,6 +1,7 @@
 """Compiled backbones are compiled anew as often as a run needs it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch._dynamo
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from lit_foundry.nn import Backbone, ResNet9, TorchvisionEncoder
+from lit_foundry.nn import Backbone, ImageEncoder, ResNet9, TorchvisionEncoder
 from lit_foundry.nn.backbone import Features
 from lit_foundry.tasks import Finetune
 from lit_foundry.tasks.compiling import compile_in_place
@@ -62,3 +63,28 @@ def test_gradual_unfreezing_is_compiled_to_the_last_block() -> None:
         finetune.settle(backbone, frozen)
         backbone(torch.ones(2, 4))
         assert counter.frame_count == 13 - frozen
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, on itself
+def test_compiled_gradients_of_sharp_attention_are_those_of_float32() -> None:
+    config = {"model_type": "vit", "hidden_size": 192, "num_attention_heads": 3, "patch_size": 4}
+    config |= {"num_hidden_layers": 3, "intermediate_size": 384}
+    torch.manual_seed(0)
+    backbone: Any = ImageEncoder(config=config, image_size=32).cuda()
+    for weight in backbone.parameters():
+        weight.data.mul_(3 if weight.ndim == 2 else 1)
+    images = backbone.example(64, 32)["pixel_values"].cuda()
+
+    def gradient(half: bool) -> Tensor:
+        backbone.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+            loss = backbone(images).pooled.float().logsumexp(-1).mean()
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in backbone.parameters()])
+
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as a task does
+    exact, eager = gradient(half=False), gradient(half=True)
+    compile_in_place(backbone, torch.device("cuda"))
+    for found in (eager, gradient(half=True)):
+        assert (found - exact).norm() < 0.1 * exact.norm()

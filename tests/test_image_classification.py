@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lit_foundry import load
 from lit_foundry.checkpoint import CheckpointError, load_data, load_task
@@ -59,6 +60,50 @@ def test_summary_tells_the_speed_and_the_share_of_what_the_machine_can_do(run: P
     summary = json.loads((run / "summary.json").read_text())
     assert summary["samples_per_s"] > 0
     assert 0 < summary["mfu"] < 1
+
+
+class NoWaiting(TorchFunctionMode):
+    """Refuses what makes the host wait for a GPU: numbers that are copied to it or read from it."""
+
+    TO_DEVICE = (torch.tensor, torch.as_tensor)
+    FROM_DEVICE = (Tensor.item, Tensor.tolist, Tensor.cpu, Tensor.nonzero, torch.nonzero)
+    FROM_DEVICE += (Tensor.__bool__, Tensor.__int__, Tensor.__float__, torch.bincount)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function that does not wait."""
+        assert func not in (*self.TO_DEVICE, *self.FROM_DEVICE), func
+        if func is Tensor.__getitem__:
+            key = args[1] if isinstance(args[1], tuple) else (args[1],)
+            assert not any(isinstance(k, Tensor) and k.dtype == torch.bool for k in key)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        Augment(pad=1, flip="random", cutout=2),
+        Augment(resized_crop=0.5, flip="alternating", erasing=0.5),
+        Augment(jitter=(0.4, 0.4, 0.4, 0.0)),  # torchvision's change of hue waits
+    ],
+)
+def test_a_training_step_does_not_wait_for_the_device(
+    augment: Augment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config, steps = digits_config(tmp_path), []
+    config["data"]["init_args"]["mode"] = "RGB"
+    config["model"]["init_args"]["backbone"]["init_args"] = {"width": 4}
+    step = Classification.training_step
+
+    def watched(self: Classification, *args: Any) -> Tensor:
+        object.__setattr__(self.views, "augment", augment)
+        with NoWaiting():
+            steps.append(step(self, *args))
+        return steps[-1]
+
+    monkeypatch.setattr(Classification, "training_step", watched)
+    path = write_config(tmp_path / "digits.yaml", config)
+    main(["fit", "--config", str(path), *ONE_STEP])
+    assert len(steps) == 3
 
 
 def test_operations_are_counted_for_a_frozen_backbone_once() -> None:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from lit_foundry.nn.blanking import blanked, erased_boxes
 from lit_foundry.nn.policy import PolicyName, apply_policy, jitter
-from lit_foundry.nn.uniform import sample_keys, uniforms
+from lit_foundry.nn.uniform import sample_keys, uniforms, whole
 
 PadMode = Literal["zero", "reflect"]
 _SHIFT, _FLIP, _BOX, _CUTOUT, _ERASE, _POLICY, _JITTER = range(16, 23)  # streams of random numbers
@@ -199,8 +199,7 @@ def centre(images: Tensor, shape: tuple[int, int]) -> Tensor:
 
 def shifts(keys: Tensor, room: Any, stream: int = _SHIFT) -> Tensor:
     """Return whole numbers below or at ``room`` (vertically, horizontally), shape (B, 2) int64."""
-    count = torch.tensor([int(r) + 1 for r in room], device=keys.device)
-    return (uniforms(keys, 2, stream) * count).long()
+    return whole(uniforms(keys, 2, stream), [int(r) + 1 for r in room])
 
 
 def crop(
@@ -272,7 +271,7 @@ def resized_boxes(images: Tensor, keys: Tensor, least: float) -> Tensor:
     high_box = torch.where(any_fits, heights.gather(1, first), min(height, round(width * 4 / 3)))
     wide_box = torch.where(any_fits, widths.gather(1, first), min(width, round(height * 4 / 3)))
     box = torch.cat([high_box, wide_box], 1)
-    room = torch.tensor([height, width], device=images.device) - box
+    room = torch.cat([height - high_box, width - wide_box], 1)
     return torch.cat([(draws[:, -2:] * (room + 1)).long(), box], 1)
 
 
@@ -284,14 +283,13 @@ def resized_crop(images: Tensor, boxes: Tensor, shape: tuple[int, int]) -> Tenso
         boxes: Top, left, height and width, shape (B, 4).
         shape: Height and width of what is returned.
     """
-    edges = torch.tensor(images.shape[-2:], device=images.device)
     axes = []
-    for axis, size in enumerate(shape):
+    for axis, (size, edge) in enumerate(zip(shape, images.shape[-2:], strict=True)):
         steps = (torch.arange(size, device=images.device) + 0.5) / size
         start, length = boxes[:, axis, None], boxes[:, axis + 2, None]
         # Centres of pixels; within the box, as if nothing lay beside it.
         place = (steps * length - 0.5).clamp(min=0).minimum(length - 1.0) + start
-        axes.append((2 * place + 1) / edges[axis] - 1)
+        axes.append((2 * place + 1) / edge - 1)
     rows, columns = axes
     wide = len(images), *shape
     grid = torch.stack([columns[:, None].expand(wide), rows[:, :, None].expand(wide)], -1)

@@ -22,10 +22,10 @@ def erased_boxes(images: Tensor, keys: Tensor, stream: int, prob: float) -> tupl
     area = height * width * (0.02 + 0.31 * draws[:, 0])
     low, high = math.log(0.3), math.log(1 / 0.3)
     ratio = torch.exp(low + (high - low) * draws[:, 1])
-    box = torch.stack([torch.sqrt(area * ratio), torch.sqrt(area / ratio)], 1).round().long()
-    edges = torch.tensor([height, width], device=images.device)
-    box = torch.minimum(box, edges) * (draws[:, 4:] < prob)
-    start = (draws[:, 2:4] * (edges - box + 1)).long()
+    edges = torch.sqrt(area * ratio).clamp(max=height), torch.sqrt(area / ratio).clamp(max=width)
+    box = torch.stack(edges, 1).round().long() * (draws[:, 4:] < prob)
+    room = torch.stack([height - box[:, 0], width - box[:, 1]], 1)
+    start = (draws[:, 2:4] * (room + 1)).long()
     return start, start + box
 
 

@@ -74,17 +74,17 @@ class Mixing:
         """
         keys = sample_keys(seed, epoch, index)
         choice = uniforms(keys, 2, _CHOICE)
-        cuts = choice[:, 0] < 0.5 if self.mixup and self.cutmix else self.cutmix > 0
+        half = 0.5 if self.mixup else 1.0
+        cuts = choice[:, 0] < (half if self.cutmix else 0.0)
         draw = uniforms(keys, 1, _BETA)[:, 0]
         share = torch.where(
-            torch.as_tensor(cuts, device=keys.device),
+            cuts,
             beta_quantile(draw, self.cutmix or 1.0),
             beta_quantile(draw, self.mixup or 1.0),
         )
         share = torch.where(choice[:, 1] < self.prob, share, 1.0)
         other = images.roll(1, 0).float()
         cut, cut_share = cutmix(images, other, share, uniforms(keys, 2, _PLACE))
-        cuts = torch.as_tensor(cuts, device=keys.device).expand(len(images))
         mixed = torch.where(cuts[:, None, None, None], cut, mixup(images, other, share))
         share = torch.where(cuts, cut_share, share)[:, None]
         classes = F.one_hot(label, num_classes).float()

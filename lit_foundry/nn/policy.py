@@ -62,8 +62,10 @@ def apply_policy(
         )
         sign = torch.where(draw[:, 2] < 0.5, -1.0, 1.0)
         images = images.clone()
-        for number, operation in enumerate(found):
-            rows = (choice == number).nonzero()[:, 0]
+        # The host waits for the device once, not for each operation.
+        counts = (choice == torch.arange(len(found) + 1, device=choice.device)[:, None]).sum(1)
+        parts = torch.split(choice.argsort(stable=True), counts.tolist())
+        for operation, rows in zip(found, parts, strict=False):
             if not len(rows):
                 continue
             part = level[rows] / BINS
@@ -212,7 +214,7 @@ def _identity(like: Tensor) -> Tensor:
 def _mapped(images: Tensor, matrix: Tensor) -> Tensor:
     """Take each pixel from where a matrix (B, 2, 3) sends it, in pixels from the middle."""
     height, width = images.shape[-2:]
-    scale = torch.tensor([width / 2, height / 2], device=images.device)
+    scale = torch.cat([matrix.new_full((1,), width / 2), matrix.new_full((1,), height / 2)])
     # affine_grid counts in halves of the image.
     theta = torch.cat(
         [matrix[:, :, :2] * scale / scale[:, None], matrix[:, :, 2:] / scale[:, None]], 2

@@ -20,7 +20,9 @@ class Window:
 
     def add(self, total: Tensor, count: Tensor | int, rows: Tensor | None) -> None:
         """Add a micro-batch: its summed loss, what that sums over, and its samples' rows."""
-        weight = torch.as_tensor(count, dtype=torch.float32, device=total.device)
+        weight = (
+            count.float() if isinstance(count, Tensor) else torch.full_like(total, count).float()
+        )
         self._parts.append((total.detach().float(), weight, rows))
 
     def reduce(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
