@@ -51,16 +51,17 @@ NO_WIKITEXT = """
 model: {init_args: {compile: false}}
 data: {init_args: {hub: null, batch_tokens: null, batch_warmup: {tokens: 1000}, num_workers: 0}}
 """
+CIFAR10 = tuple(path.stem for path in (REPO / "configs").glob("cifar10_*.yaml"))
 NEEDS = {
     "bert_imdb": ["--config", WITHOUT_HUB % SMALL_BERT],
     "mlm_bert_base": ["--config", WITHOUT_HUB % SMALL_BERT, "--config", NO_WIKITEXT],
     "mlm_imdb_finetune": ["--config", FROM_SCRATCH],
     "mlm_imdb_gpu_finetune": ["--config", FROM_SCRATCH],
     "resnet50_imagefolder": ["--config", NO_WEIGHTS],
-    **dict.fromkeys(("cifar10_airbench", "cifar10_resnet18", "cifar10_vit"), TINY_IMAGES),
+    **dict.fromkeys(CIFAR10, TINY_IMAGES),
     "digits": TINY_IMAGES,
 }
-IMAGES = ("cifar10_airbench", "cifar10_resnet18", "cifar10_vit", "digits", "resnet50_imagefolder")
+IMAGES = (*CIFAR10, "digits", "resnet50_imagefolder")
 # What pretrains reads any text.
 PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "mlm_imdb_gpu"}
 PRETRAINING |= {"shakespeare", "shakespeare_gpu"}
