@@ -30,9 +30,9 @@ _load_yaml = get_loader("yaml")
 
 
 def load_value(text: str) -> Any:
-    """Load a value or a config from YAML, where ``None`` alone is null.
+    """Load a value or a config from YAML; the text ``None``, where null may stand, is null.
 
-    So jsonargparse writes the null of a command line on its way to an argument of a class.
+    As that, jsonargparse passes the null of a command line on to an argument of a class.
     """
     return None if text == "None" else _load_yaml(text)
 

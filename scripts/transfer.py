@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(usage=(__doc__ or "").replace("%", "%%"))
     parser.add_argument("--cifar10", required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/transfer"))
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
     print("pretrained:", run(args, "pretrained", [classes(FIRST)]))

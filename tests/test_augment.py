@@ -284,14 +284,18 @@ def test_bad_value_is_named_with_its_rule(values: dict[str, object], key: str) -
         (Augment(pad=4, pad_mode="zero", flip="alternating", erasing=0.5), 0),
         (Augment(resized_crop=0.3, size=16), 1),
         (Augment(jitter=(0.4, 0.4, 0.4, 0.1)), 1),
+        (Augment(policy="trivialaugment"), 1),
     ],
 )
 def test_a_gpu_augments_as_a_cpu(squares: Tensor, augment: Augment, levels: int) -> None:
     cpu, gpu = (augment(squares.to(d), INDEX.to(d), 3, 5).cpu() for d in ("cpu", "cuda"))
-    assert (cpu.int() - gpu.int()).abs().max() <= levels
-    mixed = [
-        Mixing(mixup=0.2, cutmix=1.0)(squares.to(d), (INDEX % 7).to(d), INDEX.to(d), 7, 3, 5)
-        for d in ("cpu", "cuda")
-    ]
-    for left, right in zip(*mixed, strict=True):
+    away = (cpu.int() - gpu.int()).abs() > levels
+    assert away.float().mean() <= (0.01 if augment.policy else 0)  # places that are rounded
+
+
+@pytest.mark.gpu
+def test_a_gpu_mixes_as_a_cpu(squares: Tensor) -> None:
+    mixing, label = Mixing(mixup=0.2, cutmix=1.0), INDEX % 7
+    cpu, gpu = (mixing(squares.to(d), label.to(d), INDEX.to(d), 7, 3, 5) for d in ("cpu", "cuda"))
+    for left, right in zip(cpu, gpu, strict=True):
         assert torch.allclose(left, right.cpu(), atol=1e-3)

@@ -83,7 +83,6 @@ def test_compiled_gradients_of_sharp_attention_are_those_of_float32() -> None:
         loss.backward()
         return torch.cat([p.grad.flatten() for p in backbone.parameters()])
 
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as a task does
     exact, eager = gradient(half=False), gradient(half=True)
     compile_in_place(backbone, torch.device("cuda"))
     for found in (eager, gradient(half=True)):

@@ -19,7 +19,7 @@ from lit_foundry.export import export
 from lit_foundry.initialization import load_submodule
 from lit_foundry.nn import Airbench, ResNet9, TextEncoder
 from lit_foundry.nn.augment import Augment
-from lit_foundry.nn.mixing import Mixing
+from lit_foundry.nn.mixing import Mixing, beta_quantile
 from lit_foundry.tasks import Classification, Finetune
 from lit_foundry.tasks.views import Views
 from tests.conftest import digits_config, write_config
@@ -65,13 +65,23 @@ def test_summary_tells_the_speed_and_the_share_of_what_the_machine_can_do(run: P
 class NoWaiting(TorchFunctionMode):
     """Refuses what makes the host wait for a GPU: numbers that are copied to it or read from it."""
 
-    TO_DEVICE = (torch.tensor, torch.as_tensor)
-    FROM_DEVICE = (Tensor.item, Tensor.tolist, Tensor.cpu, Tensor.nonzero, torch.nonzero)
-    FROM_DEVICE += (Tensor.__bool__, Tensor.__int__, Tensor.__float__, torch.bincount)
+    REFUSED = (torch.tensor, torch.as_tensor, torch.from_numpy, Tensor.new_tensor)
+    REFUSED += (
+        Tensor.item,
+        Tensor.tolist,
+        Tensor.cpu,
+        Tensor.numpy,
+        Tensor.__bool__,
+        Tensor.__int__,
+    )
+    REFUSED += (Tensor.__float__, Tensor.__index__, torch.nonzero, Tensor.nonzero, torch.unique)
+    REFUSED += (torch.masked_select, Tensor.masked_select, torch.bincount, Tensor.bincount)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function that does not wait."""
-        assert func not in (*self.TO_DEVICE, *self.FROM_DEVICE), func
+        assert func not in self.REFUSED, func
+        if func is Tensor.to:
+            assert not any(isinstance(x, (torch.device, str)) for x in args), args[1:]
         if func is Tensor.__getitem__:
             key = args[1] if isinstance(args[1], tuple) else (args[1],)
             assert not any(isinstance(k, Tensor) and k.dtype == torch.bool for k in key)
@@ -81,28 +91,29 @@ class NoWaiting(TorchFunctionMode):
 @pytest.mark.parametrize(
     "augment",
     [
-        Augment(pad=1, flip="random", cutout=2),
-        Augment(resized_crop=0.5, flip="alternating", erasing=0.5),
-        Augment(jitter=(0.4, 0.4, 0.4, 0.0)),  # torchvision's change of hue waits
+        {"pad": 1, "flip": "random", "cutout": 2},
+        {"resized_crop": 0.5, "flip": "alternating", "erasing": 0.5},
+        {"jitter": [0.4, 0.4, 0.4, 0.0]},  # torchvision's change of hue waits
     ],
 )
 def test_a_training_step_does_not_wait_for_the_device(
-    augment: Augment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    augment: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config, steps = digits_config(tmp_path), []
-    config["data"]["init_args"]["mode"] = "RGB"
+    config["model"]["init_args"]["augment"] = augment
     config["model"]["init_args"]["backbone"]["init_args"] = {"width": 4}
+    config["data"]["init_args"]["mode"] = "RGB"
     step = Classification.training_step
+    for alpha in (0.2, 1.0):  # a table of each is kept
+        beta_quantile(torch.zeros(1), alpha)
 
     def watched(self: Classification, *args: Any) -> Tensor:
-        object.__setattr__(self.views, "augment", augment)
         with NoWaiting():
             steps.append(step(self, *args))
         return steps[-1]
 
     monkeypatch.setattr(Classification, "training_step", watched)
-    path = write_config(tmp_path / "digits.yaml", config)
-    main(["fit", "--config", str(path), *ONE_STEP])
+    main(["fit", "--config", str(write_config(tmp_path / "digits.yaml", config)), *ONE_STEP])
     assert len(steps) == 3
 
 

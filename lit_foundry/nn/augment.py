@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from lit_foundry.nn.blanking import blanked, erased_boxes
 from lit_foundry.nn.policy import PolicyName, apply_policy, jitter
-from lit_foundry.nn.uniform import sample_keys, uniforms, whole
+from lit_foundry.nn.uniform import sample_keys, uniforms
 
 PadMode = Literal["zero", "reflect"]
 _SHIFT, _FLIP, _BOX, _CUTOUT, _ERASE, _POLICY, _JITTER = range(16, 23)  # streams of random numbers
@@ -199,7 +199,9 @@ def centre(images: Tensor, shape: tuple[int, int]) -> Tensor:
 
 def shifts(keys: Tensor, room: Any, stream: int = _SHIFT) -> Tensor:
     """Return whole numbers below or at ``room`` (vertically, horizontally), shape (B, 2) int64."""
-    return whole(uniforms(keys, 2, stream), [int(r) + 1 for r in room])
+    # Python's own numbers: the host would wait while a tensor of them is copied to the device.
+    columns = zip(uniforms(keys, 2, stream).unbind(1), room, strict=True)
+    return torch.stack([column * (int(most) + 1) for column, most in columns], 1).long()
 
 
 def crop(
@@ -233,7 +235,7 @@ def crop(
         place = torch.where(inside, place, len(pixels))
         pixels = torch.cat([pixels, pixels.new_zeros(1, images.shape[1])])
     found = pixels.index_select(0, place.flatten())
-    return found.view(len(images), *shape, -1).permute(0, 3, 1, 2)
+    return found.view(len(images), *shape, images.shape[1]).permute(0, 3, 1, 2)
 
 
 def _inside(places: Tensor, size: int) -> Tensor:

@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H height, W width, K classes.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -124,15 +125,20 @@ def cutmix(images: Tensor, other: Tensor, share: Tensor, place: Tensor) -> tuple
 
 def beta_quantile(uniform: Tensor, alpha: float) -> Tensor:
     """Turn uniform numbers into those of a symmetric beta distribution, by a table."""
+    table, points = _beta_table(alpha, uniform.device)
+    high = torch.searchsorted(table, uniform.contiguous(), right=True).clamp(1, _GRID)
+    low = high - 1
+    part = (uniform - table[low]) / (table[high] - table[low]).clamp(min=1e-12)
+    return points[low] + part.clamp(0, 1) * (points[high] - points[low])
+
+
+@cache  # the host waits while it is copied to a device
+def _beta_table(alpha: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the distribution's values and where it takes them, in float32."""
     # The density, integrated on a grid that is finest where it has its poles, at 0 and 1.
     angle = torch.linspace(0, torch.pi, _GRID + 1, dtype=torch.float64)
     grid = (1 - angle.cos()) / 2
     middle = (grid[1:] + grid[:-1]) / 2
     density = (middle * (1 - middle)) ** (alpha - 1)
-    mass = (density * grid.diff()).cumsum(0)
-    table = torch.cat([torch.zeros(1), mass / mass[-1]]).to(uniform.device, torch.float32)
-    points = grid.to(uniform.device, torch.float32)
-    high = torch.searchsorted(table, uniform.contiguous(), right=True).clamp(1, _GRID)
-    low = high - 1
-    part = (uniform - table[low]) / (table[high] - table[low]).clamp(min=1e-12)
-    return points[low] + part.clamp(0, 1) * (points[high] - points[low])
+    mass = F.pad((density * grid.diff()).cumsum(0), (1, 0))
+    return (mass / mass[-1]).to(device, torch.float32), grid.to(device, torch.float32)

@@ -5,7 +5,7 @@ The same on every device, with any number of ranks and loader workers, and after
 Shapes: B batch, T positions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,21 +84,6 @@ def hashes(keys: Tensor, size: int, stream: int) -> Tensor:
 def as_uniform(bits: Tensor) -> Tensor:
     """Turn :func:`hashes` into float32 numbers, uniform in [0, 1)."""
     return (bits >> 39).float() * 2.0**-24
-
-
-def whole(uniform: Tensor, counts: Sequence[int]) -> Tensor:
-    """Turn uniform numbers into whole ones below a count for each column.
-
-    Args:
-        uniform: In [0, 1), shape (B, N).
-        counts: One for each column; Python's own numbers, as a tensor of them would have to be
-            copied to the device, for which the host waits.
-
-    Returns:
-        Numbers, shape (B, N) int64.
-    """
-    columns = zip(uniform.unbind(1), counts, strict=True)
-    return torch.stack([column * count for column, count in columns], 1).long()
 
 
 def uniforms(keys: Tensor, size: int, stream: int) -> Tensor:

@@ -8,7 +8,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -185,9 +184,6 @@ class Task(Recorded, LightningModule, ABC):
         """Check the data against the network; initialize and freeze the backbones."""
         if data := getattr(self.trainer, "datamodule", None):
             self.check_data(data)
-        # On an H100, its gradients are wrong for some lengths: https://github.com/pytorch/pytorch,
-        # issue 196678; there are other kernels, as fast.
-        torch.backends.cuda.enable_cudnn_sdp(False)
         if stage == "fit":
             if (how := self.trainer.gradient_clip_algorithm) not in (None, "norm"):
                 raise ValueError(

@@ -21,7 +21,9 @@ class Window:
     def add(self, total: Tensor, count: Tensor | int, rows: Tensor | None) -> None:
         """Add a micro-batch: its summed loss, what that sums over, and its samples' rows."""
         weight = (
-            count.float() if isinstance(count, Tensor) else torch.full_like(total, count).float()
+            count.float()
+            if isinstance(count, Tensor)
+            else torch.full_like(total, count, dtype=torch.float32)
         )
         self._parts.append((total.detach().float(), weight, rows))
 
