@@ -25,7 +25,7 @@ from lit_foundry.arguments import class_help, fill_facts, has_gaps
 from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
 from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
 from lit_foundry.data import DataModule
-from lit_foundry.mistakes import explain, unwrapped
+from lit_foundry.mistakes import check_nulls, explain, unwrapped
 from lit_foundry.nn import Backbone, restoring
 from lit_foundry.recipe import differences
 from lit_foundry.run import Resume, RunFolder
@@ -130,15 +130,14 @@ class FoundryCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with the recipe of ``--ckpt_path`` below all that the user wrote."""
-        words = self.words
-        for key, value in flags(words):
+        for key, value in flags(self.words):
             if key.endswith(".help") and (base := BASES.get(key.split(".")[-2].lstrip("-"))):
                 print(class_help(key.removesuffix(".help"), value or None, base))
                 sys.exit()
-        if "--help-all" in words:
-            parser.parse_args([words[0], "--help"])
+        if "--help-all" in self.words:
+            parser.parse_args([self.words[0], "--help"])
         recipe = None
-        words = in_order(words)
+        words = in_order(self.words)
         path = _value_of(words, "--ckpt_path")
         self.checkpoint: dict[str, Any] | None = None
         if words[0] in EVALUATION:
@@ -151,6 +150,7 @@ class FoundryCLI(LightningCLI):
             words = [words[0], "--config", recipe, *words[1:]]
         try:
             self.config = parser.parse_args(words)
+            check_nulls(self.words, self._parser(words[0]), recipe)
             for group in GROUPS:  # jsonargparse lets a null or a number pass
                 if group in self.settings and not isinstance(self.settings[group], Namespace):
                     raise ArgumentError(None, f"{group} holds keys")

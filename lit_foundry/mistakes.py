@@ -32,7 +32,7 @@ from lit_foundry.arguments import (
     some,
     takes_arguments,
 )
-from lit_foundry.usage import CONFIG, flags
+from lit_foundry.usage import CONFIG, UsageError, flags
 
 MOST_TOLD = 4  # mistakes
 WORDS = "command line"
@@ -61,6 +61,21 @@ def explain(
     found = found or brief(str(error))
     more = [f"... and {len(found) - MOST_TOLD} more."] if len(found) > MOST_TOLD else []
     return "\n".join([*found[:MOST_TOLD], *more])
+
+
+def check_nulls(words: Sequence[str], parser: ArgumentParser, recipe: str | None) -> None:
+    """Refuse a null of a command line where none may stand: jsonargparse lets it pass in a class.
+
+    Raises:
+        UsageError: If there is one.
+    """
+    given = flags(words[1:])
+    keys = {without_init_args(key) for key, value in given if value in ("null", "None")}
+    if keys:
+        search = Search(arguments(parser))
+        search.everything(words[1:], recipe)
+        if found := [told for told in search.found if told.partition(": ")[0] in keys]:
+            raise UsageError("\n".join(found))
 
 
 def brief(message: str) -> list[str]:

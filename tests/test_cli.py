@@ -16,6 +16,7 @@ from lit_foundry import Classification
 from lit_foundry.checkpoint import CheckpointError, load_data, load_task
 from lit_foundry.cli import FoundryCLI, main
 from lit_foundry.predictions import Predictions
+from lit_foundry.usage import UsageError
 from tests.conftest import reviews, tiny_config, write_config, write_csv
 
 
@@ -262,6 +263,13 @@ def test_null_on_the_command_line_takes_back_what_a_config_set(
     found = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
     assert found["optim"]["bias_lr"] is None
     assert found["backbone"]["init_args"]["dropout"] is None
+
+
+@pytest.mark.parametrize("word", ["null", "None"])
+def test_null_is_refused_where_none_may_stand(word: str, tiny: Path) -> None:
+    for key, rule in (("tta", "must be none, flip or"), ("label_smoothing", "must be a number")):
+        with pytest.raises(UsageError, match=rf"--model\.{key}: {rule}.*got '{word}'"):
+            main(["fit", "--config", str(tiny), f"--model.{key}={word}"])
 
 
 def test_overfit_batches_is_refused_with_what_to_set(tiny: Path) -> None:
