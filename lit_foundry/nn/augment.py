@@ -295,7 +295,6 @@ def resized_crop(images: Tensor, boxes: Tensor, shape: tuple[int, int]) -> Tenso
     rows, columns = axes
     wide = len(images), *shape
     grid = torch.stack([columns[:, None].expand(wide), rows[:, :, None].expand(wide)], -1)
-    floats = images.float()
-    sampled = F.grid_sample(floats, grid, "bilinear", "border", align_corners=False)
+    sampled = F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=False)
     pixels = sampled.round_().clamp_(0, 255).to(images.dtype)
     return pixels.contiguous(memory_format=torch.channels_last)

@@ -20,11 +20,7 @@ class Window:
 
     def add(self, total: Tensor, count: Tensor | int, rows: Tensor | None) -> None:
         """Add a micro-batch: its summed loss, what that sums over, and its samples' rows."""
-        weight = (
-            count.float()
-            if isinstance(count, Tensor)
-            else torch.full_like(total, count, dtype=torch.float32)
-        )
+        weight = torch.zeros_like(total, dtype=torch.float32) + count
         self._parts.append((total.detach().float(), weight, rows))
 
     def reduce(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
