@@ -48,7 +48,9 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             digest = _digest(partial)
             torch.load(partial, map_location="meta", weights_only=True)  # readable, and plain
-            sums_partial.write_text(json.dumps({"sha256": digest, "bytes": partial.stat().st_size}))
+            sums_partial.write_text(
+                json.dumps({"sha256": digest, "bytes": partial.stat().st_size}), encoding="utf-8"
+            )
             # Between the two renames the sums belong to no file; verify() goes by readability.
             sums.unlink(missing_ok=True)
             partial.replace(path)
@@ -95,7 +97,7 @@ def verify(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path} is no checkpoint file; runs/<experiment>/<n>/ holds them.")
     if _sums(path).is_file():
-        expected = json.loads(_sums(path).read_text())
+        expected = json.loads(_sums(path).read_text(encoding="utf-8"))
         if path.stat().st_size != expected["bytes"] or _digest(path) != expected["sha256"]:
             raise CheckpointError(
                 f"{path} is damaged: it has {path.stat().st_size} bytes and was saved with "
@@ -181,7 +183,7 @@ def tokenizer_json(path: Path) -> str | None:
     """Return the tokenizer of a checkpoint, or of a folder of ``transformers``, if it has one."""
     if path.is_dir():
         file = path / "tokenizer.json"
-        return file.read_text() if file.is_file() else None
+        return file.read_text(encoding="utf-8") if file.is_file() else None
     recipe = read_checkpoint(path).get("lit_foundry") or {}
     state = recipe.get("data_state") or {}
     text: str | None = state.get("tokenizer", {}).get("tokenizer.json")

@@ -41,7 +41,7 @@ def main(args: list[str]) -> None:
         tracker.log_artifact(output, type="model", name="export", aliases=[given.format])
         tracker.finalize("success")
     print(f"Exported to {output}. In Python:")
-    manifest = json.loads((output / MANIFEST).read_text())
+    manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     job = manifest["job"]
     if job in JOBS:
         print(f'  lit_foundry.load("{output}").predict(["{JOBS[job]}"])')
@@ -129,7 +129,7 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
         if job not in JOBS:
             write_ids(partial, tokenizer)
         manifest["difference"] = compare(network, partial, format, data.facts)
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         replace_folder(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -172,7 +172,9 @@ def write_safetensors(task: Any, folder: Path) -> None:
     """Write the weights, and the recipe of the task that they belong to."""
     state = {key: value.contiguous() for key, value in task.state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(task.recipe(), indent=2) + "\n")
+    (folder / "config.json").write_text(
+        json.dumps(task.recipe(), indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def write_ids(folder: Path, tokenizer: Any) -> None:
@@ -180,11 +182,11 @@ def write_ids(folder: Path, tokenizer: Any) -> None:
     for name in ("config.json", "generation_config.json"):
         path = folder / name
         if path.is_file():
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             always = "bos_token_id", "eos_token_id", "pad_token_id"
             for key in (*always, *({"cls_token_id", "sep_token_id"} & content.keys())):
                 content[key] = getattr(tokenizer, key)
-            path.write_text(json.dumps(content, indent=2) + "\n")
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_torch(network: Network, folder: Path, labels: Sequence[str]) -> None:

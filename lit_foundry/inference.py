@@ -87,12 +87,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
             f"{path} has no {MANIFEST}, so it is no export of lit_foundry: name a checkpoint file, "
             "or a folder that export wrote."
         )
-    manifest = json.loads((path / MANIFEST).read_text())
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     if (job := manifest.get("job", "text-classification")) not in JOBS:
         raise CheckpointError(f"{path} labels nothing: use transformers.pipeline({job!r}, FOLDER).")
     data = build(manifest["data"], LightningDataModule)
     state = manifest["data_state"]
-    files = {name: (path / name).read_text() for name in state.get("tokenizer", ())}
+    files = {name: (path / name).read_text(encoding="utf-8") for name in state.get("tokenizer", ())}
     data.restore(state | ({"tokenizer": files} if files else {}))
     return Predictor(data, exported_logits(path, manifest["format"], manifest["inputs"], device))
 
@@ -130,7 +130,9 @@ def exported_logits(
         return lambda batch: model(**ready(_moved(taken(batch), device))).logits
     if format == "safetensors":
         with restoring():
-            task: Any = build(json.loads((folder / "config.json").read_text()), LightningModule)
+            task: Any = build(
+                json.loads((folder / "config.json").read_text(encoding="utf-8")), LightningModule
+            )
         task.load_state_dict(load_file(folder / "model.safetensors"))
         task.eval().to(device)
         return lambda batch: task(_moved(batch, device))
@@ -156,7 +158,7 @@ def exported_logits(
 
 def _normalizer(folder: Path) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     """Do what the folder's image processor does to pixels of the right size."""
-    said = json.loads((folder / "preprocessor_config.json").read_text())
+    said = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
     mean, std = (torch.tensor(said[key]).view(-1, 1, 1) for key in ("image_mean", "image_std"))
 
     def normalized(batch: dict[str, Tensor]) -> dict[str, Tensor]:

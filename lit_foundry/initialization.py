@@ -70,7 +70,7 @@ def task_recipe(path: Path) -> dict[str, Any]:
     """Return what the task of a checkpoint, or of its export, was built from; empty if unknown."""
     recipe: dict[str, Any]
     if path.is_dir():
-        recipe = json.loads((path / "config.json").read_text())
+        recipe = json.loads((path / "config.json").read_text(encoding="utf-8"))
     else:  # without the tensors, which were read and verified before
         checkpoint = torch.load(path, map_location="meta", weights_only=True)
         recipe = checkpoint.get("lit_foundry", {}).get("model", {})
@@ -96,7 +96,10 @@ def check_statistics(module: Any, theirs: Any, path: Path) -> None:
 def holds_task(folder: Path) -> bool:
     """Tell whether a folder is an export as ``safetensors``."""
     manifest = folder / MANIFEST
-    return manifest.is_file() and json.loads(manifest.read_text())["format"] == "safetensors"
+    return (
+        manifest.is_file()
+        and json.loads(manifest.read_text(encoding="utf-8"))["format"] == "safetensors"
+    )
 
 
 def folder_state(module: nn.Module, folder: Path) -> dict[str, Tensor]:

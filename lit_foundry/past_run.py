@@ -58,7 +58,7 @@ class Run:
     def read(self, name: str) -> dict[str, Any]:
         """Read a JSON file."""
         path = self.path / name
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Run:
     @cached_property
     def config_text(self) -> str:
         """The resolved configuration as it was written."""
-        return (self.path / "config.yaml").read_text()
+        return (self.path / "config.yaml").read_text(encoding="utf-8")
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Run:
     def samples(self) -> tuple[int, str] | None:
         """Step and text of the last samples that a language model wrote."""
         files = sorted((self.path / "samples").glob("*.txt"), key=lambda path: int(path.stem))
-        return (int(files[-1].stem), files[-1].read_text()) if files else None
+        return (int(files[-1].stem), files[-1].read_text(encoding="utf-8")) if files else None
 
     @cached_property
     def metrics(self) -> plots.Series:

@@ -72,7 +72,7 @@ def read_metrics(path: Path) -> Series:
     series: Series = {}
     if not path.exists():
         return series
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         # A killed process may leave half a row.
         for row in csv.DictReader(line for line in file if line.endswith("\n")):
             for key, value in row.items():

@@ -142,7 +142,7 @@ class RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
         return path
 
@@ -171,7 +171,9 @@ def _git() -> dict[str, Any] | None:
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, encoding="utf-8"
+        ).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
@@ -203,7 +205,7 @@ class MetricsCSV(Logger):
         self._written = 0  # rows on disk that will not change any more
         self._end = 0  # their size in bytes
         if start and self.path.exists():
-            with self.path.open(newline="") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 # A killed process may leave half a row.
                 reader = csv.DictReader(line for line in file if line.endswith("\n"))
                 self._columns = list(reader.fieldnames or ["step"])
@@ -253,7 +255,7 @@ class MetricsCSV(Logger):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = not self._end
         path = self.path.with_name(f".{self.path.name}.partial") if whole else self.path
-        with path.open("w" if whole else "r+", newline="") as file:
+        with path.open("w" if whole else "r+", newline="", encoding="utf-8") as file:
             file.seek(self._end)
             file.truncate()
             writer = csv.DictWriter(file, self._columns)

@@ -93,7 +93,7 @@ class WandbTracker(Logger):
         self._run = run
         file = run.path / "wandb.json"
         if file.exists():
-            self.identity = json.loads(file.read_text())
+            self.identity = json.loads(file.read_text(encoding="utf-8"))
         else:
             # From the system: the global generators belong to the training.
             name = self.identity["name"] or "/".join(run.path.parts[-2:])
@@ -253,9 +253,12 @@ def _end_of(process: "subprocess.Popen[bytes]", seconds: float) -> int | None:
 def _config(folder: Path) -> dict[str, Any]:
     """Return the resolved configuration of a run, with the environments that it ran in."""
     file = folder / "config.yaml"
-    config = yaml.safe_load(file.read_text()) if file.exists() else {}
+    config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
     environments = sorted(folder.glob("environment*.json"))
-    return {**config, **{path.stem: json.loads(path.read_text()) for path in environments}}
+    return {
+        **config,
+        **{path.stem: json.loads(path.read_text(encoding="utf-8")) for path in environments},
+    }
 
 
 def table(predictions: Predictions, rows: int = 200) -> dict[str, list[Any]]:

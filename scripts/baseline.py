@@ -18,7 +18,7 @@ from lit_foundry.data import TextData
 
 def main(config: str, *changes: str) -> None:
     """Fit on the training split, word 1-2-grams, and print test accuracy and time."""
-    with open(config) as file:
+    with open(config, encoding="utf-8") as file:
         recipe = yaml.safe_load(file)["data"]
     recipe["init_args"] |= dict(change.split("=", 1) for change in changes)
     data: TextData = build(recipe, TextData)

@@ -101,7 +101,9 @@ def measure(benchmark: str, turn: int, options: dict[str, Any], folder: Path) ->
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if benchmark == "overhead":  # threads would wait for each other, and their waits vary
         environment["OMP_NUM_THREADS"] = "1"
-    process = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    process = subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
     if process.returncode:
         sys.exit(f"Turn {turn + 1} of {benchmark} failed:\n{process.stderr[-3000:]}")
     found: dict[str, Figures] = json.loads(process.stdout.strip().splitlines()[-1])
@@ -123,8 +125,8 @@ def write_texts(benchmark: str, options: dict[str, Any], folder: Path) -> None:
             (f"word{i % 7} plot {i % 11} scene", ("neg", "pos")[i % 2]) for i in range(4 * BLOCK)
         ]
     lines = [json.dumps({"text": text, "label": label}) + "\n" for text, label in rows]
-    (folder / "train.jsonl").write_text("".join(lines))
-    (folder / "val.jsonl").write_text("".join(lines[:8]))
+    (folder / "train.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "val.jsonl").write_text("".join(lines[:8]), encoding="utf-8")
 
 
 def rounds(benchmark: str, options: dict[str, Any]) -> Iterator[tuple[str, Figures]]:
@@ -209,7 +211,9 @@ def main() -> None:
         table.add_row(contestant, *cells, f"{ratio:.2f}", text(key, more))
     Console(width=None if sys.stdout.isatty() else 150).print(table)
     if file:
-        file.write_text(json.dumps({"options": options, "medians": medians, "rounds": found}))
+        file.write_text(
+            json.dumps({"options": options, "medians": medians, "rounds": found}), encoding="utf-8"
+        )
     return None
 
 

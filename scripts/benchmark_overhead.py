@@ -97,7 +97,7 @@ def startup_foundry(**_: Any) -> dict[str, Figures]:
     import yaml
 
     os.chdir(Path(__file__).parents[1])
-    config = yaml.safe_load(Path("configs/demo.yaml").read_text())
+    config = yaml.safe_load(Path("configs/demo.yaml").read_text(encoding="utf-8"))
     config["trainer"] |= {"max_steps": 1, "enable_progress_bar": False}
     with tempfile.TemporaryDirectory() as runs:
         config["trainer"]["default_root_dir"] = runs

@@ -17,7 +17,7 @@ def demo() -> None:
     fit = main(["fit", "--config", "configs/demo.yaml", *sys.argv[1:]])
     run = fit.run.path
     main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt")])
-    accuracy = json.loads((run / "test.json").read_text())["test/acc"]
+    accuracy = json.loads((run / "test.json").read_text(encoding="utf-8"))["test/acc"]
     print(f"""
 Test accuracy {accuracy:.3f} after {time.perf_counter() - start:.0f} s. Look at
   {run}/plots/curves.png          loss, accuracy and learning rates over the steps

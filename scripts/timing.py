@@ -139,7 +139,7 @@ def fit(config: dict[str, Any], skip: int = 0) -> Watch:
     cli = imported("lit_foundry.cli")
     watch = Watch(skip).install(cli.Task)
     path = Path("config.yaml")
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
     cli.main(["fit", "--config", str(path)])
     return watch
 
@@ -175,7 +175,7 @@ def preset(name: str) -> dict[str, Any]:
     import yaml
 
     part = Path(__file__).parents[1] / "configs" / "backbone" / f"{name}.yaml"
-    backbone: dict[str, Any] = yaml.safe_load(part.read_text())
+    backbone: dict[str, Any] = yaml.safe_load(part.read_text(encoding="utf-8"))
     return backbone
 
 

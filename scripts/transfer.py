@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, name: str, more: list[str]) -> float:
         found = foundry([*fit, "--resume", "auto"]).run.path
         foundry(["test", "--ckpt_path", str(found / "checkpoints" / "best.ckpt")])
         folder = found
-    accuracy: float = json.loads((folder / "test.json").read_text())["test/acc"]
+    accuracy: float = json.loads((folder / "test.json").read_text(encoding="utf-8"))["test/acc"]
     return accuracy
 
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 def write(rows: list[dict[str, object]], folder: Path) -> None:
     """Write the table, and draw it."""
-    with (folder / "transfer.csv").open("w", newline="") as file:
+    with (folder / "transfer.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

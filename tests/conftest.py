@@ -51,7 +51,9 @@ def reviews(count: int, seed: int) -> list[tuple[str, str]]:
 
 def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
     """Write reviews as CSV with a header."""
-    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    path.write_text(
+        "text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -103,14 +105,14 @@ def tiny_config(folder: Path) -> dict[str, Any]:
 
 def write_config(path: Path, config: dict[str, Any]) -> Path:
     """Write a configuration as YAML."""
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
 
 
 def corpus_config(folder: Path, task: str = "MaskedLM") -> dict[str, Any]:
     """Write 150 reviews as a corpus; return a configuration that pretrains on it."""
     texts = [text for text, _ in reviews(150, seed=0)]
-    (folder / "corpus.txt").write_text("\n".join(texts))
+    (folder / "corpus.txt").write_text("\n".join(texts), encoding="utf-8")
     config = tiny_config(folder)
     if task == "CausalLM":
         gpt = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}

@@ -38,7 +38,7 @@ class OrderLog(Callback):
         micro_step = trainer.fit_loop.epoch_loop.total_batch_idx
         if micro_step == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps([os.getpid(), micro_step, batch["index"].tolist()]) + "\n")
 
 

@@ -83,7 +83,7 @@ def test_error_says_what_where_and_what_to_do(name: str, tmp_path: Path) -> None
         )
         tokenizer.save_pretrained(tmp_path / "maskless")
     if name == "no kind of text":
-        (tmp_path / "x.pdf").write_text("a text")
+        (tmp_path / "x.pdf").write_text("a text", encoding="utf-8")
     config["data"]["init_args"] |= {
         k: v.replace("{folder}", str(tmp_path)) if isinstance(v, str) else v
         for k, v in data.items()
@@ -123,7 +123,9 @@ def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_document_of_any_length_is_packed(tmp_path: Path) -> None:
     config = corpus_config(tmp_path)
-    (tmp_path / "corpus.txt").write_text("\n".join(["plot scene hero " * 40_000, "night rain"] * 2))
+    (tmp_path / "corpus.txt").write_text(
+        "\n".join(["plot scene hero " * 40_000, "night rain"] * 2), encoding="utf-8"
+    )
     config["data"]["init_args"] |= {"val_from": "end"}
     config["trainer"] |= {"max_steps": 2, "limit_val_batches": 1, "val_check_interval": 6}
     cli = main(["fit", "--config", str(write_config(tmp_path / "tiny.yaml", config))])

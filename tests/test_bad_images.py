@@ -56,7 +56,7 @@ def table(folder: Path, **options: Any) -> ImageFiles:
 
 
 def listed(text: str, name: str = "train.csv") -> Callable[[Path], Any]:
-    return lambda folder: (folder / name).write_text(text)
+    return lambda folder: (folder / name).write_text(text, encoding="utf-8")
 
 
 def bad_row(**changes: Any) -> Callable[[Path], Any]:
@@ -398,7 +398,7 @@ def test_bad_images_within_the_budget_are_skipped_and_listed(tmp_path: Path, cac
     assert [skipped.path for skipped in data.skipped["train"]] == bad
     assert all("truncated" in skipped.reason for skipped in data.skipped["train"])
     [record] = (tmp_path / "cache").glob("images/*/skipped.json")
-    assert [path for _, path, _ in json.loads(record.read_text())] == bad
+    assert [path for _, path, _ in json.loads(record.read_text(encoding="utf-8"))] == bad
     for split in ("train", "val"):
         ids = data.table(split).ids or ()
         assert not {str(root / name) for name in ids} & {*bad}

@@ -59,8 +59,8 @@ def truncated(folder: Path, good: Path) -> None:
 
 def truncated_with_sums(folder: Path, good: Path) -> None:
     truncated(folder, good)
-    sums = good.with_name(f"{good.name}.sha256.json").read_text()
-    (folder / "torn.ckpt.sha256.json").write_text(sums)
+    sums = good.with_name(f"{good.name}.sha256.json").read_text(encoding="utf-8")
+    (folder / "torn.ckpt.sha256.json").write_text(sums, encoding="utf-8")
 
 
 def foreign(folder: Path, good: Path) -> None:

@@ -22,7 +22,7 @@ def benchmark(folder: Path, *words: str) -> dict[str, Any]:
     file = folder / "figures.json"
     command = [sys.executable, "scripts/benchmark.py", *words, "--rounds", "1", "--json", str(file)]
     subprocess.run(command, cwd=REPO, check=True, capture_output=True, timeout=400)
-    medians: dict[str, Any] = json.loads(file.read_text())["medians"]
+    medians: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["medians"]
     return medians
 
 
@@ -109,6 +109,8 @@ def test_image_networks_are_compared_on_as_many_images(tmp_path: Path, kind: str
 def test_a_step_is_profiled() -> None:
     words = ["--model", "bert-mini", "--rows", "2", "--length", "64"]
     command = [sys.executable, "scripts/profile_mlm.py", *words]
-    found = subprocess.run(command, cwd=REPO, check=True, capture_output=True, text=True)
+    found = subprocess.run(
+        command, cwd=REPO, check=True, capture_output=True, text=True, encoding="utf-8"
+    )
     assert re.search(r"[\d.]+ ms a step, [\d,]+ tokens/s, [\d.]+ of [\d.]+ TFLOP/s", found.stdout)
     assert "_LinearCrossEntropy" in found.stdout

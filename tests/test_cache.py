@@ -89,12 +89,14 @@ def cut_ids(folder: Path) -> None:
 
 def cut_meta(folder: Path) -> None:
     path = folder / "meta.json"
-    path.write_text(path.read_text()[:-9])
+    path.write_text(path.read_text(encoding="utf-8")[:-9], encoding="utf-8")
 
 
 def other_format(folder: Path) -> None:
     path = folder / "meta.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": -1}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"format": -1}), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,9 +108,11 @@ def other_format(folder: Path) -> None:
         lambda folder: (folder / "ids.bin").unlink(),
         lambda folder: (folder / "meta.json").unlink(),
         lambda folder: (folder / "offsets.npy").write_bytes(b""),
-        lambda folder: (folder / "meta.json").write_text('{"sizes": {}}'),
-        lambda folder: (folder / "meta.json").write_text('{"sizes": {}, "format": 1}'),
-        lambda folder: (folder / "meta.json").write_text("[]"),
+        lambda folder: (folder / "meta.json").write_text('{"sizes": {}}', encoding="utf-8"),
+        lambda folder: (folder / "meta.json").write_text(
+            '{"sizes": {}, "format": 1}', encoding="utf-8"
+        ),
+        lambda folder: (folder / "meta.json").write_text("[]", encoding="utf-8"),
     ],
 )
 def test_a_damaged_cache_is_written_again(
@@ -177,7 +181,7 @@ def test_two_processes_at_once_make_one_cache(tmp_path: Path) -> None:
         for process in both:
             process.kill()
             process.wait()
-    assert (tmp_path / "calls").read_text() in ("x", "y")
+    assert (tmp_path / "calls").read_text(encoding="utf-8") in ("x", "y")
     assert not list(tmp_path.glob(".partial-*"))
 
 

@@ -57,7 +57,7 @@ def test_recovery_saves_whole_steps_and_keeps_one_file(
     fit.fit(task(), data(tmp_path, micro_batch=4))
     assert spy.saves == [(step, 3 * step) for step in steps]
     path = tmp_path / "saves" / "recovery-8.ckpt"
-    sums = json.loads(path.with_name("recovery-8.ckpt.sha256.json").read_text())
+    sums = json.loads(path.with_name("recovery-8.ckpt.sha256.json").read_text(encoding="utf-8"))
     content = path.read_bytes()
     assert sums == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
@@ -194,7 +194,7 @@ def test_ten_lines_of_python_run_and_resume(
     assert run.start_step == 4
     assert [p.name for p in run.path.parent.iterdir()] == ["1"]
     assert len(logged(run.path / "metrics.csv", "train/loss")) == 8
-    assert json.loads((run.path / "summary.json").read_text())["steps"] == 8
+    assert json.loads((run.path / "summary.json").read_text(encoding="utf-8"))["steps"] == 8
     assert (run.path / "environment-resumed-at-4.json").exists()
     assert "val/acc" in capsys.readouterr().out
     assert load_task(run.checkpoints / "best.ckpt").training is False

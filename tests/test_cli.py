@@ -46,14 +46,14 @@ def test_run_folder_is_complete(fitted: FoundryCLI, folder: Path) -> None:
         assert (run / name).stat().st_size > 0, name
     assert (run / "plots" / "val_confusion.png").read_bytes().startswith(b"\x89PNG")
     assert list((run / "tensorboard").glob("events*"))
-    environment = json.loads((run / "environment.json").read_text())
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     assert torch.__version__.startswith(environment["packages"]["torch"])
     assert set(environment["data"]) == {"train", "val"}
     assert set(environment["git"]) == {"commit", "dirty"}
-    summary = json.loads((run / "summary.json").read_text())
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     assert summary["steps"] == 54
     assert summary["best_score"] > 0.9
-    with (run / "metrics.csv").open(newline="") as file:
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         columns = set(next(csv.reader(file)))
     assert columns >= {
         "step", "train/loss", "train/grad_norm", "train/acc", "lr/backbone", "lr/head", "val/loss",
@@ -68,7 +68,7 @@ def test_a_fit_pays_for_no_other_command_and_no_search_for_gpus(fitted: FoundryC
 
 
 def test_what_the_config_left_out_is_resolved_and_saved(fitted: FoundryCLI, best: Path) -> None:
-    saved = yaml.safe_load((fitted.run.path / "config.yaml").read_text())
+    saved = yaml.safe_load((fitted.run.path / "config.yaml").read_text(encoding="utf-8"))
     facts = fitted.datamodule.facts
     args = saved["model"]["init_args"]
     assert args["num_classes"] == facts["num_classes"] == 2
@@ -111,7 +111,7 @@ def test_warnings_are_told_without_a_path(best: Path) -> None:
 
 def test_test_needs_only_the_checkpoint(best: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli = main(["test", "--ckpt_path", str(best)])
-    scores = json.loads((best.parent.parent / "test.json").read_text())
+    scores = json.loads((best.parent.parent / "test.json").read_text(encoding="utf-8"))
     assert scores["test/acc"] == float(cli.trainer.callback_metrics["test/acc"]) > 0.9
     assert (best.parent.parent / "plots" / "test_confusion.png").exists()
     assert "test.json" in capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_predictions_of_the_validation_are_those_of_the_best_checkpoint(
     run = fitted.run.path
     kept = Predictions.read(run / "predictions" / "val.parquet")
     assert kept.step == torch.load(best, weights_only=True)["global_step"]
-    score = json.loads((run / "summary.json").read_text())["best_score"]
+    score = json.loads((run / "summary.json").read_text(encoding="utf-8"))["best_score"]
     assert (kept.predicted == kept.target).mean() == pytest.approx(score)
 
 
@@ -153,16 +153,16 @@ def test_a_difference_that_cannot_be_loaded_is_refused_with_a_diff(best: Path) -
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_predictions_keep_the_order_of_the_texts(best: Path, tmp_path: Path, suffix: str) -> None:
     rows = reviews(30, seed=7)
-    (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text, _ in rows))
+    (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text, _ in rows), encoding="utf-8")
     output = tmp_path / f"predictions{suffix}"
     args = ["predict", "--ckpt_path", str(best), "--input", str(tmp_path / "texts.txt")]
     main([*args, "--output", str(output), "--data.train", "gone.csv"])
     if suffix == ".csv":
-        with output.open(newline="") as file:
+        with output.open(newline="", encoding="utf-8") as file:
             found = list(csv.DictReader(file))
         probs = [(float(row["prob_neg"]), float(row["prob_pos"])) for row in found]
     else:
-        found = [json.loads(line) for line in output.read_text().splitlines()]
+        found = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
         probs = [(row["prob"]["neg"], row["prob"]["pos"]) for row in found]
     assert [row["id"] for row in found] == [str(i) for i in range(30)]
     assert sum(row["label"] == label for row, (_, label) in zip(found, rows, strict=True)) > 27
@@ -172,7 +172,9 @@ def test_predictions_keep_the_order_of_the_texts(best: Path, tmp_path: Path, suf
 def test_predict_reads_standard_input(
     best: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stdin = io.TextIOWrapper(io.BytesIO(b"a great lovely film\na dull awful film\n"))
+    stdin = io.TextIOWrapper(
+        io.BytesIO(b"a great lovely film\na dull awful film\n"), encoding="utf-8"
+    )
     monkeypatch.setattr("sys.stdin", stdin)
     main(["predict", "--ckpt_path", str(best), "--input", "-"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
@@ -182,7 +184,7 @@ def test_predict_reads_standard_input(
 def test_an_output_that_cannot_be_written_is_refused_before_predicting(
     best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "texts.txt").write_text("great\n")
+    (tmp_path / "texts.txt").write_text("great\n", encoding="utf-8")
     monkeypatch.setattr(Classification, "predict_step", lambda *args: 1 / 0)
     words = ["predict", "--ckpt_path", str(best), "--input", str(tmp_path / "texts.txt")]
     with pytest.raises(ValueError, match=r"a\.jsonl lies below a file"):
@@ -193,7 +195,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_predicting(
 
 
 def test_checkpoint_rebuilds_task_and_data_without_the_cli(best: Path, tmp_path: Path) -> None:
-    (tmp_path / "texts.txt").write_text("great\n")
+    (tmp_path / "texts.txt").write_text("great\n", encoding="utf-8")
     data = load_data(best, predict=str(tmp_path / "texts.txt"), train="gone.csv")
     batch = data.load("predict")[[0]]
     with torch.no_grad():
@@ -206,7 +208,7 @@ def test_config_of_a_resumed_run_starts_a_new_run(tiny: Path) -> None:
     more = ["--resume", "required", "--trainer.max_epochs", "3"]
     resumed = main(["fit", "--config", str(tiny), *more])
     assert (resumed.run.path, resumed.trainer.global_step) == (first, 27)
-    summary = json.loads((first / "summary.json").read_text())
+    summary = json.loads((first / "summary.json").read_text(encoding="utf-8"))
     assert (summary["steps"], summary["best_metric"]) == (27, "val/acc")
     again = main(["fit", "--config", str(first / "config.yaml")])
     assert (again.run.path, again.trainer.global_step) == (first.parent / "2", 27)
@@ -214,7 +216,7 @@ def test_config_of_a_resumed_run_starts_a_new_run(tiny: Path) -> None:
 
 def test_run_that_was_moved_keeps_its_best_score(tiny: Path) -> None:
     first = main(["fit", "--config", str(tiny)]).run.path
-    score = json.loads((first / "summary.json").read_text())["best_score"]
+    score = json.loads((first / "summary.json").read_text(encoding="utf-8"))["best_score"]
     moved = tiny.parent / "elsewhere"
     (tiny.parent / "runs").rename(moved)
     args = ["--trainer.default_root_dir", str(moved), "--resume", "required"]
@@ -239,11 +241,11 @@ def test_another_tokenizer_than_the_checkpoints_is_refused(best: Path) -> None:
 
 
 def test_predictions_carry_the_column_that_identifies_rows(best: Path, tmp_path: Path) -> None:
-    (tmp_path / "in.csv").write_text("key,text\nfirst,great\nsecond,awful\n")
+    (tmp_path / "in.csv").write_text("key,text\nfirst,great\nsecond,awful\n", encoding="utf-8")
     output = tmp_path / "out.jsonl"
     args = ["--input", str(tmp_path / "in.csv"), "--output", str(output), "--data.id", "key"]
     main(["predict", "--ckpt_path", str(best), *args])
-    assert [json.loads(line)["id"] for line in output.read_text().splitlines()] == [
+    assert [json.loads(line)["id"] for line in output.read_text(encoding="utf-8").splitlines()] == [
         "first",
         "second",
     ]
@@ -253,7 +255,7 @@ def test_predictions_carry_the_column_that_identifies_rows(best: Path, tmp_path:
 def test_null_on_the_command_line_takes_back_what_a_config_set(
     word: str, tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = yaml.safe_load(tiny.read_text())
+    config = yaml.safe_load(tiny.read_text(encoding="utf-8"))
     config["model"]["init_args"]["optim"] = {"bias_lr": 0.1}
     config["model"]["init_args"]["backbone"]["init_args"]["dropout"] = 0.5
     write_config(tiny, config)

@@ -75,7 +75,7 @@ def imdb(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i, (text, label) in enumerate(reviews(60, seed)):
             path = root / split / label / f"{i}_{1 if label == 'neg' else 10}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
     return root
 
 
@@ -118,7 +118,9 @@ def test_experiment_fits_and_tests(
 
 
 def test_transfer_begins_with_pretrained_weights() -> None:
-    config = yaml.safe_load((REPO / "configs" / "resnet50_imagefolder.yaml").read_text())
+    config = yaml.safe_load(
+        (REPO / "configs" / "resnet50_imagefolder.yaml").read_text(encoding="utf-8")
+    )
     assert config["model"]["init_args"]["backbone"]["init_args"]["pretrained"] == "DEFAULT"
 
 
@@ -126,10 +128,10 @@ def test_transfer_begins_with_pretrained_weights() -> None:
 def test_what_is_fine_tuned_is_what_was_pretrained(name: str) -> None:
     found = []
     for file in (f"{name}.yaml", f"{name}_finetune.yaml"):
-        config = yaml.safe_load((REPO / "configs" / file).read_text())
+        config = yaml.safe_load((REPO / "configs" / file).read_text(encoding="utf-8"))
         backbone = config["model"]["init_args"]["backbone"]
         if isinstance(backbone, str):
-            backbone = yaml.safe_load((REPO / "configs" / backbone).read_text())
+            backbone = yaml.safe_load((REPO / "configs" / backbone).read_text(encoding="utf-8"))
         found.append(backbone["init_args"]["config"])
     assert found[0] == found[1]
 

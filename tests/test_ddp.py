@@ -19,7 +19,9 @@ from tests.conftest import REPO, corpus_config, tiny_config, write_config
 def lit_foundry(*args: str) -> None:
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
     command = [sys.executable, "-m", "lit_foundry", *args]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=400, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -32,20 +34,25 @@ def test_two_ranks_train_and_score_like_one(tiny: Path) -> None:
     write_config(tiny, config)
     ends = {}
     for ranks in (1, 2):
-        overlay = yaml.safe_load((REPO / "configs" / "trainer" / "ddp.yaml").read_text())
+        overlay = yaml.safe_load(
+            (REPO / "configs" / "trainer" / "ddp.yaml").read_text(encoding="utf-8")
+        )
         path = write_config(tiny.parent / "ddp.yaml", overlay if ranks == 2 else {})
         name = ["--experiment", str(ranks), "--trainer.accelerator", "cpu"]
         lit_foundry("fit", "--config", str(tiny), "--config", str(path), *name)
         run = tiny.parent / "runs" / str(ranks) / "1"
         # Eleven samples on two ranks: none is counted twice.
         odd = tiny.parent / "odd.csv"
-        odd.write_text("\n".join((tiny.parent / "test.csv").read_text().splitlines()[:12]))
+        odd.write_text(
+            "\n".join((tiny.parent / "test.csv").read_text(encoding="utf-8").splitlines()[:12]),
+            encoding="utf-8",
+        )
         best = str(run / "checkpoints" / "best.ckpt")
         devices = ["--trainer.accelerator", "cpu", "--trainer.devices", str(ranks)]
         strategy = ["--trainer.strategy", "ddp"] if ranks == 2 else []
         lit_foundry("test", "--ckpt_path", best, "--data.test", str(odd), *devices, *strategy)
         [last] = (run / "checkpoints").glob("recovery-*.ckpt")
-        scores = json.loads((run / "test.json").read_text())
+        scores = json.loads((run / "test.json").read_text(encoding="utf-8"))
         ends[ranks] = read_checkpoint(last), scores
         assert not (tiny.parent / "runs" / str(ranks) / "2").exists()
     one, two = ends[1], ends[2]
@@ -81,7 +88,10 @@ def test_two_ranks_pretrain_like_one(task: str, tmp_path: Path) -> None:
         lit_foundry("fit", "--config", str(path), *more, *name)
         run = tmp_path / "runs" / str(ranks) / "1"
         [last] = (run / "checkpoints").glob("recovery-*.ckpt")
-        ends[ranks] = read_checkpoint(last), json.loads((run / "summary.json").read_text())
+        ends[ranks] = (
+            read_checkpoint(last),
+            json.loads((run / "summary.json").read_text(encoding="utf-8")),
+        )
     one, two = ends[1], ends[2]
     assert one[0]["global_step"] == two[0]["global_step"] > 20
     for key, want in one[0]["state_dict"].items():
@@ -99,7 +109,9 @@ def test_two_ranks_wait_for_blocks_like_one(tiny: Path, finetune: dict[str, Any]
     write_config(tiny, config)
     states = []
     for ranks in (1, 2):
-        overlay = yaml.safe_load((REPO / "configs" / "trainer" / "ddp.yaml").read_text())
+        overlay = yaml.safe_load(
+            (REPO / "configs" / "trainer" / "ddp.yaml").read_text(encoding="utf-8")
+        )
         path = write_config(tiny.parent / "ddp.yaml", overlay if ranks == 2 else {})
         name = ["--experiment", str(ranks), "--trainer.accelerator", "cpu"]
         lit_foundry("fit", "--config", str(tiny), "--config", str(path), *name)

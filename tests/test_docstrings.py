@@ -227,5 +227,7 @@ def _collect(limit: int, hash_seed: str) -> list[str]:
     )
     args = [sys.executable, "-c", code, docstring_corpus.__file__, str(limit), *PACKAGES]
     env = {**os.environ, "PYTHONHASHSEED": hash_seed}
-    run = subprocess.run(args, env=env, check=True, capture_output=True, text=True)
+    run = subprocess.run(
+        args, env=env, check=True, capture_output=True, text=True, encoding="utf-8"
+    )
     return run.stdout.splitlines()

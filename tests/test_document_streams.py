@@ -55,7 +55,7 @@ def test_folders_are_read_in_the_order_of_paths_and_hidden_files_are_skipped(
     for name in ("._a.txt", ".git/x.txt", "a/.x.txt"):
         write(tmp_path / name, ["hidden"])
     (tmp_path / "aa.txt").touch()
-    (tmp_path / "notes.md").write_text("notes")
+    (tmp_path / "notes.md").write_text("notes", encoding="utf-8")
     order = ["a.txt", "a/b/c.parquet", "a/z.jsonl", "b.txt"]
     documents = Documents(tmp_path)
     assert list(documents) == order
@@ -75,7 +75,7 @@ def test_delimiters_are_found_wherever_blocks_end(tmp_path: Path, delimiter: str
     path = tmp_path / "x.txt"
     for shift in range(3):
         whole = [("x" * shift) + texts[0], *texts[1:]]
-        path.write_text(delimiter.join(whole))
+        path.write_text(delimiter.join(whole), encoding="utf-8")
         assert list(Documents(path, delimiter=delimiter)) == [text for text in whole if text]
 
 
@@ -93,16 +93,16 @@ def test_fingerprint_is_that_of_the_content_and_how_it_is_read(tmp_path: Path) -
     assert Documents(two, text="n").fingerprint != first
     assert Documents(two, delimiter="\n").fingerprint != first
     assert Documents([one, two]).fingerprint != first
-    two.write_text(two.read_text().replace("one", "One"))
+    two.write_text(two.read_text(encoding="utf-8").replace("one", "One"), encoding="utf-8")
     assert Documents(two).fingerprint != first
     assert Documents(two.rename(tmp_path / "y.txt")).fingerprint != first
 
 
 def test_large_files_are_hashed_once(tmp_path: Path) -> None:
     path, cache = tmp_path / "x.txt", tmp_path / "cache"
-    path.write_text("a" * BLOCK)
+    path.write_text("a" * BLOCK, encoding="utf-8")
     first, times = Documents(path, cache=cache).fingerprint, (0, path.stat().st_mtime_ns)
-    path.write_text("b" * BLOCK)
+    path.write_text("b" * BLOCK, encoding="utf-8")
     os.utime(path, ns=times)
     assert Documents(path, cache=cache).fingerprint == first
     os.utime(path, ns=(0, times[1] + 1))

@@ -17,7 +17,7 @@ YAML = re.compile(r"```yaml\n(.*?)```", re.S)
 
 
 def test_readme_overlay_trains(tiny: Path) -> None:
-    _, overlay = YAML.findall((REPO / "README.md").read_text())
+    _, overlay = YAML.findall((REPO / "README.md").read_text(encoding="utf-8"))
     cli = main(["fit", "--config", str(tiny), "--config", overlay, "--trainer.max_epochs", "2"])
     assert cli.trainer.global_step == 18
     assert type(cli.trainer.optimizers[0]).__name__ == "MuonWith"
@@ -25,7 +25,9 @@ def test_readme_overlay_trains(tiny: Path) -> None:
 
 
 def test_readme_example_in_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [code] = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.S)
+    [code] = re.findall(
+        r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.S
+    )
     assert len(re.sub(r"\n(import|from) .*", "", code).strip().splitlines()) <= 10
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {"__name__": "example"}
@@ -36,14 +38,14 @@ def test_readme_example_in_python_runs(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_readme_yaml_is_a_data_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text, _ = YAML.findall((REPO / "README.md").read_text())
+    text, _ = YAML.findall((REPO / "README.md").read_text(encoding="utf-8"))
     args = yaml.safe_load(text)["data"]["init_args"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reviews").mkdir()
     write_csv(tmp_path / args["train"], reviews(30, 0))
-    header, *rows = (tmp_path / args["train"]).read_text().splitlines()
+    header, *rows = (tmp_path / args["train"]).read_text(encoding="utf-8").splitlines()
     assert header == "text,label"
-    (tmp_path / args["train"]).write_text("\n".join(["review,sentiment", *rows]))
+    (tmp_path / args["train"]).write_text("\n".join(["review,sentiment", *rows]), encoding="utf-8")
     assert TextFiles(**args | {"tokenizer": "unused"}).labels == ["neg", "pos"]
 
 
@@ -60,7 +62,7 @@ def test_notebook_runs_from_top_to_bottom(
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {"__name__": "notebook"}
-    for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), scope)
     out = capsys.readouterr().out

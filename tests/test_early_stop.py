@@ -122,7 +122,9 @@ def test_config_stops_early_and_the_summary_says_so(
     overlay = write_config(tiny.parent / "stop.yaml", {"trainer": {"callbacks": [stop]}})
     main(["fit", "--config", str(tiny), "--config", str(overlay), "--trainer.max_epochs", "9"])
     printed = capsys.readouterr().out
-    summary = json.loads((tiny.parent / "runs" / "tiny" / "1" / "summary.json").read_text())
+    summary = json.loads(
+        (tiny.parent / "runs" / "tiny" / "1" / "summary.json").read_text(encoding="utf-8")
+    )
     assert summary["stopped_early"].startswith("val/acc got no better than 0.")
     assert summary["stopped_early"].endswith("in 1 validation")
     assert summary["stopped_early"] in printed

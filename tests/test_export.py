@@ -67,7 +67,7 @@ def best(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_export_predicts_as_the_checkpoint(best: Path, format: str) -> None:
     exporting.main(["--ckpt_path", str(best), "--format", format])
     folder = best.parent.parent / "export" / format
-    said = json.loads((folder / "lit_foundry.json").read_text())
+    said = json.loads((folder / "lit_foundry.json").read_text(encoding="utf-8"))
     assert said["difference"] <= exporting.TOLERANCE[format]
     expected, found = lit_foundry.load(best).predict(TEXTS), lit_foundry.load(folder).predict(TEXTS)
     assert found.labels == expected.labels
@@ -136,12 +136,12 @@ def test_failing_export_leaves_the_older_one(
 
 
 def test_folder_that_is_no_export_is_never_replaced(mean_pooled: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(CheckpointError, match="exists and is no export"):
         exporting.export(mean_pooled, "torch", tmp_path)
     with pytest.raises(CheckpointError, match=r"no lit_foundry.json, so it is no export"):
         lit_foundry.load(tmp_path)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_missing_onnx_packages_are_told(mean_pooled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_missing_onnx_packages_are_told(mean_pooled: Path, monkeypatch: pytest.M
 
 def test_pairs_are_exported_with_their_segments(tmp_path: Path) -> None:
     rows = [(f"{text},{text[::-1]},{label}") for text, label in reviews(40, seed=0)]
-    (tmp_path / "train.csv").write_text("\n".join(["first,second,label", *rows]))
+    (tmp_path / "train.csv").write_text("\n".join(["first,second,label", *rows]), encoding="utf-8")
     config = tiny_config(tmp_path)
     config["data"]["init_args"] |= {"text": ["first", "second"], "test": None}
     path = write_config(tmp_path / "pairs.yaml", config)
@@ -162,7 +162,7 @@ def test_pairs_are_exported_with_their_segments(tmp_path: Path) -> None:
     expected = lit_foundry.load(best).predict(pairs)
     for format in ("hf", "onnx"):
         folder = exporting.export(best, format)
-        assert json.loads((folder / "lit_foundry.json").read_text())["inputs"] == [
+        assert json.loads((folder / "lit_foundry.json").read_text(encoding="utf-8"))["inputs"] == [
             "input_ids", "attention_mask", "token_type_ids",
         ]  # fmt: skip
         found = lit_foundry.load(folder).predict(pairs)
@@ -172,11 +172,11 @@ def test_pairs_are_exported_with_their_segments(tmp_path: Path) -> None:
 
 
 def test_prediction_from_python_equals_the_command(mean_pooled: Path, tmp_path: Path) -> None:
-    (tmp_path / "texts.txt").write_text("\n".join(TEXTS[:3]))
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS[:3]), encoding="utf-8")
     output = tmp_path / "said.jsonl"
     files = ["--input", str(tmp_path / "texts.txt"), "--output", str(output)]
     main(["predict", "--ckpt_path", str(mean_pooled), *files])
-    told = [json.loads(line) for line in output.read_text().splitlines()]
+    told = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     predictor = lit_foundry.load(mean_pooled)
     labels, probs = predictor.predict(TEXTS[:3])
     assert [row["label"] for row in told] == labels
@@ -205,9 +205,11 @@ def test_mistake_in_the_command_is_one_line(words: str, said: str) -> None:
 
 
 def test_ids_of_a_language_model_are_those_of_its_tokenizer(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"cls_token_id": null, "eos_token_id": null}')
+    (tmp_path / "config.json").write_text(
+        '{"cls_token_id": null, "eos_token_id": null}', encoding="utf-8"
+    )
     kinds = ("bos", "eos", "pad", "cls", "sep")
     tokenizer = SimpleNamespace(**{f"{kind}_token_id": i for i, kind in enumerate(kinds)})
     exporting.write_ids(tmp_path, tokenizer)
     expected = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "cls_token_id": 3}
-    assert json.loads((tmp_path / "config.json").read_text()) == expected
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == expected

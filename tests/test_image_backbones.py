@@ -466,7 +466,7 @@ def test_constant_images_are_normalized_as_by_the_processor_of_the_family(
 ) -> None:
     transformers = pytest.importorskip("transformers")
     transformers.CONFIG_MAPPING[family]().save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(options))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(options), encoding="utf-8")
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in statistics(str(tmp_path)))
     for shade in (0, 77, 255):
@@ -492,7 +492,7 @@ def test_what_a_processor_does_beyond_mean_and_std_is_named(
 ) -> None:
     transformers = pytest.importorskip("transformers")
     transformers.CONFIG_MAPPING[family]().save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(options))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(options), encoding="utf-8")
     words = f"{key}.*set model.backbone.mean and model.backbone.std"
     with pytest.raises(ValueError, match=words) as error:
         ImageEncoder(str(tmp_path))
@@ -501,7 +501,7 @@ def test_what_a_processor_does_beyond_mean_and_std_is_named(
 
 def test_given_mean_and_std_need_no_processor(tmp_path: Path) -> None:
     saved("vit", tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text('{"do_rescale": false}')
+    (tmp_path / "preprocessor_config.json").write_text('{"do_rescale": false}', encoding="utf-8")
     encoder = ImageEncoder(str(tmp_path), mean=[0.25], std=[0.125])
     assert encoder.mean.flatten().tolist() == [0.25]
 

@@ -53,11 +53,11 @@ def best(run: Path) -> Path:
 
 def test_digits_are_learnt_and_tested(best: Path, run: Path) -> None:
     main(["test", "--ckpt_path", str(best)])
-    assert json.loads((run / "test.json").read_text())["test/acc"] > 0.93
+    assert json.loads((run / "test.json").read_text(encoding="utf-8"))["test/acc"] > 0.93
 
 
 def test_summary_tells_the_speed_and_the_share_of_what_the_machine_can_do(run: Path) -> None:
-    summary = json.loads((run / "summary.json").read_text())
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     assert summary["samples_per_s"] > 0
     assert 0 < summary["mfu"] < 1
 
@@ -137,7 +137,7 @@ def test_a_gpu_learns_digits(compiled: bool, tmp_path: Path) -> None:
     config["trainer"] |= {"max_epochs": 4, "accelerator": "gpu", "precision": "bf16-mixed"}
     path = main(["fit", "--config", str(write_config(tmp_path / "c.yaml", config))]).run.path
     main(["test", "--ckpt_path", str(path / "checkpoints" / "best.ckpt")])
-    assert json.loads((path / "test.json").read_text())["test/acc"] > 0.9
+    assert json.loads((path / "test.json").read_text(encoding="utf-8"))["test/acc"] > 0.9
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_folder_of_images_is_predicted_with_class_names(best: Path, tmp_path: Pa
         Image.fromarray(image[..., 0]).save(tmp_path / f"{number:03}.png")
     output = tmp_path / "found.csv"
     main(["predict", "--ckpt_path", str(best), "--input", str(tmp_path), "--output", str(output)])
-    with output.open(newline="") as file:
+    with output.open(newline="", encoding="utf-8") as file:
         found = list(csv.DictReader(file))
     assert [Path(row["id"]).name for row in found] == [f"{n:03}.png" for n in range(40)]
     right = sum(row["label"] == str(int(y)) for row, y in zip(found, rows["label"], strict=True))
@@ -267,7 +267,7 @@ def test_report_shows_images_and_what_the_network_sees(best: Path, run: Path) ->
 
     main(["test", "--ckpt_path", str(best)])
     report([str(run), "--batch"])
-    page = (run / "report" / "index.html").read_text()
+    page = (run / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count('<img src="data:image/png') > 30
     assert "Training images" in page
     assert "Accuracy against length" not in page

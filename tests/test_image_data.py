@@ -200,10 +200,10 @@ def test_tables_and_folders_of_the_same_files_are_the_same_data(tmp_path: Path) 
     files = sorted(root.rglob("*.*"))
     names = [file.relative_to(tmp_path).as_posix() for file in files]
     labels = [file.parent.name for file in files]
-    with (tmp_path / "train.csv").open("w", newline="") as file:
+    with (tmp_path / "train.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "label"), *zip(names, labels, strict=True)])
     lines = [f'{{"label": "{b}", "image": "{a}"}}' for a, b in zip(names, labels, strict=True)]
-    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    (tmp_path / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
     pairs = list(zip(files, names, labels, strict=True))
     for kind, image in {
         "struct": lambda file, name: {"bytes": file.read_bytes(), "path": name},
@@ -366,7 +366,7 @@ def test_a_checkpoints_state_knows_the_shape_of_images_that_are_not_square(tmp_p
 def test_folders_of_splits_go_by_several_names(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name, count in zip(names, (20, 8, 6), strict=True):
         write_class_folders(tmp_path / name, count)
-    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
     data = ImageFolder(str(tmp_path))
     assert [len(data.load(split)) for split in ("train", "val", "test")] == [20, 8, 6]
     assert data.labels == ["cat", "dog"]
@@ -395,8 +395,10 @@ def test_pixels_at_hand_are_fitted_where_one_edge_differs(shape: tuple[int, int]
 def test_predict_takes_a_folder_an_image_a_list_or_a_table(tmp_path: Path) -> None:
     root = write_class_folders(tmp_path / "pets", 6)
     names = sorted(file.relative_to(tmp_path).as_posix() for file in root.rglob("*.*"))
-    (tmp_path / "list.txt").write_text("\n".join(names) + "\n\n")
-    (tmp_path / "list.csv").write_text("image,what\n" + "".join(f"{n},x\n" for n in names))
+    (tmp_path / "list.txt").write_text("\n".join(names) + "\n\n", encoding="utf-8")
+    (tmp_path / "list.csv").write_text(
+        "image,what\n" + "".join(f"{n},x\n" for n in names), encoding="utf-8"
+    )
     records = [{"image": (tmp_path / name).read_bytes(), "label": None} for name in names]
     write_parquet(tmp_path / "list.parquet", records)
     found = {
@@ -594,7 +596,7 @@ def test_the_command_line_fits_tests_and_predicts_on_images(tmp_path: Path) -> N
     output = tmp_path / "out.jsonl"
     images = str(root / "test/dog")
     main(["predict", "--ckpt_path", best, "--input", images, "--output", str(output)])
-    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert [line["id"] for line in lines] == sorted(p.name for p in (root / "test/dog").iterdir())
     assert set(lines[0]["prob"]) == {"cat", "dog"}
     data = load_data(best)

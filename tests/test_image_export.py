@@ -185,7 +185,7 @@ def test_export_predicts_as_the_checkpoint(case: tuple[str, str], folder: Path) 
     best, format = best_of(case[0], folder), case[1]
     exporting.main(["--ckpt_path", str(best), "--format", format])
     output = best.parent.parent / "export" / format
-    said = json.loads((output / "lit_foundry.json").read_text())
+    said = json.loads((output / "lit_foundry.json").read_text(encoding="utf-8"))
     assert (said["job"], said["inputs"]) == ("image-classification", ["pixel_values"])
     assert said["difference"] <= exporting.TOLERANCE[format]
     images = arrays(5)
@@ -232,7 +232,7 @@ def test_pipeline_of_transformers_loads_the_folder(vit: Path) -> None:
 
     exporting.main(["--ckpt_path", str(vit), "--format", "hf"])
     folder = vit.parent.parent / "export" / "hf"
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["id2label"] == {"0": "bright", "1": "dark", "2": "striped"}
     pipe = pipeline("image-classification", str(folder), device="cpu")
     predictor, images = lit_foundry.load(vit), arrays(3)

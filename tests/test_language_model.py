@@ -155,7 +155,10 @@ def test_weights_that_a_config_takes_for_tied_are_refused(
 ) -> None:
     theirs = saved(kind, tmp_path, tie_word_embeddings=False)
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "tie_word_embeddings": True}))
+    file.write_text(
+        json.dumps({**json.loads(file.read_text(encoding="utf-8")), "tie_word_embeddings": True}),
+        encoding="utf-8",
+    )
     with pytest.raises(ValueError, match=r"config\.tie_word_embeddings to false"):
         ours(kind, tmp_path).language_head()
     backbone = ours(kind, tmp_path, config={"tie_word_embeddings": False})

@@ -47,7 +47,7 @@ def best(fitted: Any) -> Path:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -66,7 +66,7 @@ def test_fit_logs_what_one_looks_at(fitted: Any) -> None:
 def test_samples_of_each_validation_are_written(fitted: Any) -> None:
     files = sorted((fitted[0].run.path / "samples").iterdir(), key=lambda p: int(p.stem))
     assert len(files) == 3
-    text = files[-1].read_text()
+    text = files[-1].read_text(encoding="utf-8")
     assert ("[MASK]" in text) == isinstance(fitted[0].model, MaskedLM)
     assert ("|||" in text) == isinstance(fitted[0].model, CausalLM)
     fillings = [line.split(" : ")[1].split(", ") for line in text.splitlines() if " : " in line]
@@ -82,10 +82,10 @@ def test_checkpoint_scores_as_the_fit_did(fitted: Any) -> None:
 
 def test_predict_fills_masks_or_goes_on(fitted: Any, tmp_path: Path) -> None:
     source, output = tmp_path / "texts.txt", tmp_path / "out.jsonl"
-    source.write_text("the plot [MASK] scene\nhero\n")
+    source.write_text("the plot [MASK] scene\nhero\n", encoding="utf-8")
     words = ["predict", "--ckpt_path", str(best(fitted)), "--input", str(source)]
     main([*words, "--output", str(output)])
-    first, second = map(json.loads, output.read_text().splitlines())
+    first, second = map(json.loads, output.read_text(encoding="utf-8").splitlines())
     assert [first["id"], second["id"]] == ["0", "1"]
     if isinstance(fitted[0].model, MaskedLM):
         [mask] = first["masks"]
@@ -99,7 +99,7 @@ def test_predict_fills_masks_or_goes_on(fitted: Any, tmp_path: Path) -> None:
         assert first["continuation"]
         short = [*words, "--output", str(output), "--model.generation.max_tokens=2"]
         main([*short, "--model.generation.temperature=0"])
-        again = json.loads(output.read_text().splitlines()[0])
+        again = json.loads(output.read_text(encoding="utf-8").splitlines()[0])
         assert len(again["continuation"]) < len(first["continuation"])
     with pytest.raises(ValueError, match=r"suffix must be \.jsonl"):
         main([*words, "--output", str(tmp_path / "out.csv")])
@@ -109,7 +109,9 @@ def test_export_loads_in_transformers(fitted: Any, tmp_path: Path) -> None:
     from transformers import pipeline
 
     folder = export(best(fitted), "hf", tmp_path / "export")
-    assert json.loads((folder / "lit_foundry.json").read_text())["difference"] <= 1e-5
+    assert (
+        json.loads((folder / "lit_foundry.json").read_text(encoding="utf-8"))["difference"] <= 1e-5
+    )
     if isinstance(fitted[0].model, MaskedLM):
         found = pipeline("fill-mask", str(folder))("the plot [MASK] scene")
         task, data = load_task(best(fitted)), load_data(best(fitted))
@@ -165,7 +167,9 @@ def test_another_tokenizer_is_refused(
 
 def corpus(folder: Path, kind: Any = "wordpiece", **options: Any) -> Corpus:
     """Return a corpus of 150 reviews."""
-    (folder / "corpus.txt").write_text("\n".join(text for text, _ in reviews(150, seed=0)))
+    (folder / "corpus.txt").write_text(
+        "\n".join(text for text, _ in reviews(150, seed=0)), encoding="utf-8"
+    )
     defaults: dict[str, Any] = {"max_length": 32, "delimiter": "\n", "batch_size": 12}
     return Corpus(
         TrainTokenizer(kind, vocab_size=300), str(folder / "corpus.txt"), **(defaults | options)
@@ -445,14 +449,14 @@ def test_corpus_holds_out_documents_or_ends(tmp_path: Path) -> None:
 def test_corpus_leaves_out_equal_documents_of_both_splits_on_request(tmp_path: Path) -> None:
     for deduplicate, documents in ((False, 300), (True, 150)):
         data = corpus(tmp_path, val_fraction=0.2, deduplicate=deduplicate)
-        texts = (tmp_path / "corpus.txt").read_text()
-        (tmp_path / "corpus.txt").write_text(f"{texts}\n{texts}")
+        texts = (tmp_path / "corpus.txt").read_text(encoding="utf-8")
+        (tmp_path / "corpus.txt").write_text(f"{texts}\n{texts}", encoding="utf-8")
         rows: list[Any] = [data.load("train"), data.load("val")]
         assert sum(len(split.documents) for split in rows) == documents
 
 
 def test_predict_reads_the_column_that_is_trained_on(tmp_path: Path) -> None:
-    (tmp_path / "in.jsonl").write_text('{"body": "the plot"}\n')
+    (tmp_path / "in.jsonl").write_text('{"body": "the plot"}\n', encoding="utf-8")
     data = corpus(tmp_path, text="body", predict=str(tmp_path / "in.jsonl"))
     assert list(data.table("predict").texts) == ["the plot"]
 
@@ -485,9 +489,9 @@ def test_a_tokenizer_without_mask_is_refused(tmp_path: Path) -> None:
     tokenizer = data.tokenizer
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     path = tmp_path / "tokenizer" / "tokenizer_config.json"
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("mask_token")
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     assert AutoTokenizer.from_pretrained(tmp_path / "tokenizer").mask_token is None
     texts = str(tmp_path / "corpus.txt")
     without = Corpus(str(tmp_path / "tokenizer"), texts, delimiter="\n", max_length=32)
@@ -539,7 +543,7 @@ def test_export_of_a_causal_model_leaves_texts_open(fitted: Any, tmp_path: Path)
     ids = tokenizer("the plot")["input_ids"]
     assert ids[0] == tokenizer.cls_token_id
     assert (ids[-1] == tokenizer.sep_token_id) == isinstance(cli.model, MaskedLM)
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for kind in ("bos", "eos", "pad"):
         assert config[f"{kind}_token_id"] == getattr(tokenizer, f"{kind}_token_id")
 
@@ -614,19 +618,22 @@ def test_resume_with_another_tokenizer_or_other_texts_is_refused(tmp_path: Path)
     path = write_config(tmp_path / "tiny.yaml", corpus_config(tmp_path))
     words = ["fit", "--config", str(path), "--save_every_n_steps=1"]
     run = main([*words, "--trainer.max_epochs=1"]).run.path
-    kept = (run / "tokenizer" / "tokenizer.json").read_text()
+    kept = (run / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
     texts = tmp_path / "corpus.txt"
-    texts.write_text(texts.read_text() + "\nQuixotic zephyrs vex jumbled fjords." * 9)
+    texts.write_text(
+        texts.read_text(encoding="utf-8") + "\nQuixotic zephyrs vex jumbled fjords." * 9,
+        encoding="utf-8",
+    )
     more = [*words, "--resume=required", "--trainer.max_epochs=2"]
     with pytest.raises(CheckpointError, match=r"another tokenizer.*set data\.tokenizer to .*1/tok"):
         main(more)
-    assert (run / "tokenizer" / "tokenizer.json").read_text() == kept
+    assert (run / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8") == kept
     assert (run / "summary.json").exists()
     more.append(f"--data.tokenizer={run / 'tokenizer'}")
     more.append("--trainer.val_check_interval=3")
     step = main([*more, "--trainer.max_steps=6"]).trainer.global_step
     assert step == 6
-    texts.write_text(texts.read_text().replace("vex", "tax"))
+    texts.write_text(texts.read_text(encoding="utf-8").replace("vex", "tax"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"lies inside an epoch, and content of the training"):
         main(more)
 

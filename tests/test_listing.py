@@ -60,7 +60,9 @@ class Unlisted(Direct):
 
 def answer(*args: str) -> str:
     command = [sys.executable, "-c", PROBE, *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, encoding="utf-8"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -98,10 +100,10 @@ def test_list_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_shipped_are_the_exported_subclasses_without_abstract_methods(tmp_path: Path) -> None:
-    (tmp_path / "base.py").write_text(CLASSES)
-    (tmp_path / "leaves.py").write_text(LEAVES)
+    (tmp_path / "base.py").write_text(CLASSES, encoding="utf-8")
+    (tmp_path / "leaves.py").write_text(LEAVES, encoding="utf-8")
     names = ["Direct", "Generic", "Half", "Indirect", "Other", "Root", "function"]
-    (tmp_path / "__init__.py").write_text(f"__all__ = {names}")
+    (tmp_path / "__init__.py").write_text(f"__all__ = {names}", encoding="utf-8")
     assert listing.shipped(tmp_path, "Root") == {
         "Direct": "Direct.",
         "Generic": "",
@@ -121,8 +123,8 @@ def test_lines_are_cut_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_configs_are_listed_by_path_with_their_first_comment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "b.yaml").write_text("model: 1\n# What b does.\n# More.\n")
-    (tmp_path / "a.yaml").write_text("model: 1\n")
+    (tmp_path / "b.yaml").write_text("model: 1\n# What b does.\n# More.\n", encoding="utf-8")
+    (tmp_path / "a.yaml").write_text("model: 1\n", encoding="utf-8")
     monkeypatch.setattr(listing, "CONFIGS", tmp_path)
     monkeypatch.chdir(tmp_path)
     lines = [line.split(maxsplit=1) for line in listing.listing().splitlines()]

@@ -258,7 +258,7 @@ def test_command_line_fits_tests_and_exports_adapters(tiny: Path) -> None:
     run = tiny.parent / "runs" / "tiny" / "1"
     best = run / "checkpoints" / "best.ckpt"
     main(["test", "--ckpt_path", str(best)])
-    written = yaml.safe_load((run / "config.yaml").read_text())
+    written = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     assert written["model"]["init_args"]["finetune"]["lora"]["rank"] == 4
     texts = ["bright great story", "dull poor plot"]
     probs = load(best).predict(texts).probs

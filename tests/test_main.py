@@ -28,6 +28,7 @@ def start(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=300,
         check=False,
+        encoding="utf-8",
     )
 
 
@@ -38,7 +39,7 @@ def errors(process: subprocess.CompletedProcess[str]) -> list[str]:
 @pytest.mark.slow
 def test_bad_data_ends_with_code_2_and_one_line(tiny: Path) -> None:
     train = tiny.with_name("train.csv")
-    train.write_text("text,label\na,neg\nb\n")
+    train.write_text("text,label\na,neg\nb\n", encoding="utf-8")
     process = start("fit", "--config", str(tiny))
     [line] = errors(process)
     assert process.returncode == 2
@@ -63,7 +64,7 @@ def test_config_that_needs_the_hub_names_the_offline_ways(tmp_path: Path) -> Non
             folder = tmp_path / "aclImdb" / split / name
             folder.mkdir(parents=True)
             for i in range(4):
-                (folder / f"{i}_1.txt").write_text(f"a {name} film {i}")
+                (folder / f"{i}_1.txt").write_text(f"a {name} film {i}", encoding="utf-8")
     config = REPO / "configs" / "bert_imdb.yaml"
     root = ("--data.root", str(tmp_path), "--trainer.default_root_dir", str(tmp_path / "runs"))
     process = start("fit", "--config", str(config), *root, HF_HOME=str(tmp_path / "hub"))

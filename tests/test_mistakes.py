@@ -108,7 +108,7 @@ def test_mistake_is_told_with_its_place_and_what_was_meant(case: str, tiny: Path
     more = words.replace("{folder}", str(tiny.parent)).split()
     if overlay:
         written = tiny.with_name("overlay.yaml")
-        written.write_text(overlay)
+        written.write_text(overlay, encoding="utf-8")
         more += ["--config", str(written)]
         said = (str(written), *said)
     with pytest.raises(UsageError) as caught:
@@ -195,9 +195,9 @@ def test_help_of_a_class(words: str, said: str, capsys: pytest.CaptureFixture[st
 
 def test_file_in_place_of_keys_is_searched_where_it_lies(tiny: Path) -> None:
     (tiny.parent / "sub").mkdir()
-    (tiny.parent / "sub" / "optim.yaml").write_text("lr: 1e-3\nwarmpu: 0.1\n")
+    (tiny.parent / "sub" / "optim.yaml").write_text("lr: 1e-3\nwarmpu: 0.1\n", encoding="utf-8")
     over = tiny.parent / "sub" / "over.yaml"
-    over.write_text("model:\n  init_args:\n    optim: optim.yaml\n")
+    over.write_text("model:\n  init_args:\n    optim: optim.yaml\n", encoding="utf-8")
     with pytest.raises(UsageError) as caught:
         main(["fit", "--config", str(tiny), "--config", str(over)])
     place = f"{over.with_name('optim.yaml')}, line 2: model.init_args.optim.warmpu"

@@ -175,7 +175,7 @@ def test_what_attends_by_offsets_is_exported_as_before(kind: str, tmp_path: Path
         model = language_model(backbone, head)
         model.save_pretrained(folder)
         logits = model(input_ids=ids, attention_mask=mask).logits[mask > 0]
-        found.append((logits, (folder / "config.json").read_text()))
+        found.append((logits, (folder / "config.json").read_text(encoding="utf-8")))
         backbone.pack()
     assert torch.allclose(found[0][0], found[1][0], atol=1e-6)
     assert found[0][1] == found[1][1]

@@ -28,7 +28,7 @@ OF_DATA = {"llama_tiny": 70, "modernbert_small": 8192}  # tokens that the data d
 
 @pytest.mark.parametrize("path", sorted((REPO / "configs/backbone").glob("*.yaml")), ids=str)
 def test_preset_has_the_size_of_its_name(path: Path) -> None:
-    part = yaml.safe_load(path.read_text())
+    part = yaml.safe_load(path.read_text(encoding="utf-8"))
     args = part["init_args"]
     if part["class_path"] == "ImageEncoder":
         args["image_size"] = 32

@@ -38,7 +38,7 @@ def write_csv(path: Path) -> None:
 
 def write_jsonl(path: Path) -> None:
     rows = [{"text": t, "label": y} for t, y in zip(TEXTS, LABELS, strict=True)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_parquet(path: Path, **columns: Any) -> None:
@@ -85,19 +85,22 @@ def test_tsv_takes_quotes_literally_and_pairs_and_ids(tmp_path: Path) -> None:
 def test_blank_line_is_a_text_only_in_one_column_tsv(tmp_path: Path) -> None:
     for suffix, texts in (("tsv", ["a", "", "b"]), ("csv", ["a", "b"])):
         path = tmp_path / f"x.{suffix}"
-        path.write_text("text\na\n\nb\n")
+        path.write_text("text\na\n\nb\n", encoding="utf-8")
         assert read_table(path, "text", None).texts == texts
 
 
 def test_texts_above_the_csv_default_limit_are_read(tmp_path: Path) -> None:
     path = tmp_path / "long.csv"
-    path.write_text("text\n" + "a" * 200_000)
+    path.write_text("text\n" + "a" * 200_000, encoding="utf-8")
     assert len(read_table(path, "text", None).texts[0]) == 200_000
 
 
 def test_labels_become_strings(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text('{"text": "a", "y": 1}\n{"text": "b", "y": true}\n{"text": "c", "y": "é"}\n')
+    path.write_text(
+        '{"text": "a", "y": 1}\n{"text": "b", "y": true}\n{"text": "c", "y": "é"}\n',
+        encoding="utf-8",
+    )
     assert read_table(path, "text", "y").labels == ["1", "True", "é"]
 
 
@@ -257,7 +260,7 @@ def test_three_text_columns_are_refused(tmp_path: Path) -> None:
 
 def test_folder_names_what_is_missing_and_what_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "neg").mkdir()
-    (tmp_path / "neg/0_1.txt").write_text("bad")
+    (tmp_path / "neg/0_1.txt").write_text("bad", encoding="utf-8")
     (tmp_path / "neg/._0_1.txt").write_bytes(b"\x00\xff")
     with pytest.raises(DatasetNotFoundError, match=r"pos: no \.txt files.*Unpack") as missing:
         read_folder(tmp_path, ["neg", "pos"])
@@ -280,7 +283,7 @@ def test_lines_of_text_keep_their_numbers(tmp_path: Path) -> None:
 
 def test_lines_of_table_files_need_no_labels(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    path.write_text("id,text,label\nq,a,1\nr,b,0\n")
+    path.write_text("id,text,label\nq,a,1\nr,b,0\n", encoding="utf-8")
     assert read_lines(path) == Table(["a", "b"], ids=["0", "1"], source=str(path))
     labelled = read_lines(path, "text", "label", "id")
     assert labelled == Table(["a", "b"], None, ["1", "0"], ["q", "r"], str(path))
@@ -298,7 +301,7 @@ def test_lines_of_table_files_need_no_labels(tmp_path: Path) -> None:
 def test_standard_input_is_text_or_json_lines(
     monkeypatch: pytest.MonkeyPatch, content: bytes, texts: list[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
     assert read_lines("-") == Table(texts, ids=["0", "1"], source="standard input")
     assert not sys.stdin.closed
 
@@ -315,7 +318,7 @@ def test_standard_input_is_text_or_json_lines(
 def test_bad_standard_input_is_one_line(
     monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
     with pytest.raises(DataError, match=f"^standard input[:,] ?{message}") as error:
         read_lines("-")
     one_line(error)
@@ -348,9 +351,9 @@ def test_hub_reads_what_datasets_reads_with_class_names(tmp_path: Path, hub: Non
 
 def test_hub_takes_a_config_after_a_colon(tmp_path: Path, hub: None) -> None:
     for config in ("en", "de"):
-        (tmp_path / f"{config}.csv").write_text(f"text,label\nin {config},1\n")
+        (tmp_path / f"{config}.csv").write_text(f"text,label\nin {config},1\n", encoding="utf-8")
     files = "".join(f"- config_name: {c}\n  data_files: {c}.csv\n" for c in ("en", "de"))
-    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{files}---\n")
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{files}---\n", encoding="utf-8")
     assert read_hub(f"{tmp_path}:de", "train", "text", "label").texts == ["in de"]
 
 

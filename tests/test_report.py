@@ -56,7 +56,7 @@ def run(fitted: Path, tmp_path: Path) -> Path:
 
 def page_of(*runs: Path, output: Path) -> str:
     report.main([*map(str, runs), "--output", str(output)])
-    return (output / "index.html").read_text()
+    return (output / "index.html").read_text(encoding="utf-8")
 
 
 def headings(page: str, level: int) -> list[str]:
@@ -77,12 +77,12 @@ def random_predictions(seed: int, count: int = 500, classes: int = 4) -> Predict
 
 def test_page_of_one_run_has_every_section(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report.main([str(run)])
-    page = (run / "report" / "index.html").read_text()
+    page = (run / "report" / "index.html").read_text(encoding="utf-8")
     assert str(run / "report" / "index.html") in capsys.readouterr().out
     assert tuple(headings(page, 2)) == SECTIONS["one"]
     assert tuple(headings(page, 3)) == PARTS * 2
-    scores = json.loads((run / "test.json").read_text())
-    summary = json.loads((run / "summary.json").read_text())
+    scores = json.loads((run / "test.json").read_text(encoding="utf-8"))
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     told = (f"{scores['test/acc']:.4f}", f"{summary['best_score']:.4f}", "hidden_size: 32")
     assert [text for text in told if text not in page] == []
     assert 'class="box missing"' not in page
@@ -103,9 +103,9 @@ def test_page_stands_alone_and_its_images_lie_beside_it(run: Path, tmp_path: Pat
 
 def test_page_of_two_runs_sets_them_side_by_side(run: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(run, run.parent / "2"))
-    config = yaml.safe_load((other / "config.yaml").read_text())
+    config = yaml.safe_load((other / "config.yaml").read_text(encoding="utf-8"))
     config["model"]["init_args"]["optim"]["lr"] = 0.125
-    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    (other / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     path = other / "predictions" / "test.parquet"
     found = Predictions.read(path)
     replace(found, probs=found.probs[:, ::-1].copy()).write(path)  # wrong where the other is right
@@ -155,7 +155,9 @@ def test_calibration_error_is_that_of_torchmetrics(seed: int) -> None:
 
 def test_calibration_error_is_that_which_the_test_logged(fitted: Path) -> None:
     found = Predictions.read(fitted / "predictions" / "test.parquet")
-    logged = json.loads((fitted / "test.json").read_text())["test/calibration_error"]
+    logged = json.loads((fitted / "test.json").read_text(encoding="utf-8"))[
+        "test/calibration_error"
+    ]
     assert analysis.calibration(found).error == pytest.approx(logged, abs=1e-5)
 
 
@@ -216,9 +218,11 @@ def test_runs_on_other_samples_are_not_compared() -> None:
 def test_interrupted_run_says_what_is_missing_and_what_makes_it(run: Path, tmp_path: Path) -> None:
     for name in ("summary.json", "test.json", "predictions/test.parquet"):
         (run / name).unlink()
-    with (run / "metrics.csv").open("a") as file:
+    with (run / "metrics.csv").open("a", encoding="utf-8") as file:
         file.write("17,0.5")  # half a row, as a killed process leaves it
-    (run / "environment-resumed-at-9.json").write_text((run / "environment.json").read_text())
+    (run / "environment-resumed-at-9.json").write_text(
+        (run / "environment.json").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     page = page_of(run, output=tmp_path / "out")
     assert "It has no summary: it was interrupted, or still runs." in page
     assert "--experiment tiny --resume auto" in page
@@ -292,7 +296,7 @@ def test_failure_leaves_the_old_report(run: Path, tmp_path: Path) -> None:
     (run / "predictions" / "val.parquet").write_bytes(b"half")
     with pytest.raises(Exception, match="Parquet"):
         page_of(run, output=tmp_path / "out")
-    assert (tmp_path / "out" / "index.html").read_text() == page
+    assert (tmp_path / "out" / "index.html").read_text(encoding="utf-8") == page
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "out"}
     with pytest.raises(ValueError, match="is a file; name a folder"):
         page_of(run, output=run / "config.yaml")
@@ -306,18 +310,25 @@ main([{str(run)!r}])
 sys.exit(f"imported {{found}}" if (found := {{"torch", "lightning"}} & set(sys.modules)) else 0)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        encoding="utf-8",
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_report_tells_why_a_run_stopped_early(run: Path, tmp_path: Path) -> None:
     stopped = Path(shutil.copytree(run, tmp_path / "stopped" / "1"))
-    summary = json.loads((stopped / "summary.json").read_text())
+    summary = json.loads((stopped / "summary.json").read_text(encoding="utf-8"))
     summary["stopped_early"] = "val/acc got no better than 0.9 in 3 validations"
-    (stopped / "summary.json").write_text(json.dumps(summary))
+    (stopped / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     report.main([str(stopped)])
-    assert summary["stopped_early"] in (stopped / "report" / "index.html").read_text()
+    assert summary["stopped_early"] in (stopped / "report" / "index.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(run: Path, tmp_path: Path) -> None:
@@ -326,7 +337,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(run: Path, tmp_path: Pat
 
 
 def test_curves_draw_long_noisy_series_and_many_classes(tmp_path: Path) -> None:
-    with (tmp_path / "metrics.csv").open("w", newline="") as file:
+    with (tmp_path / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows([["step", "train/loss"], *([i, 1 / (i + 1)] for i in range(100))])
     assert plots.plot_curves({"a$": tmp_path / "metrics.csv"}, tmp_path / "curves.png")

@@ -30,9 +30,9 @@ def fit(tiny: Path, name: str, kill_at: int | None = None, *more: str) -> int:
     last = sorted((tiny.parent / "runs" / name / "1" / "checkpoints").glob("recovery-*.ckpt"))
     code = run(["fit", "--config", str(tiny), "--experiment", name, *CADENCE, *order, *more])
     if "--resume" in more:  # it went on where the checkpoint was taken, and did nothing again
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         own = [step for process, step, _ in lines if process == lines[-1][0]]
-        sizes = yaml.safe_load(tiny.read_text())["data"]["init_args"]
+        sizes = yaml.safe_load(tiny.read_text(encoding="utf-8"))["data"]["init_args"]
         accumulate = sizes["batch_size"] // sizes["micro_batch"]
         assert own[0] == accumulate * int(last[-1].stem.removeprefix("recovery-")) > 0
     return code
@@ -42,12 +42,12 @@ def end_of(tiny: Path, name: str) -> tuple[dict[str, Any], list[dict[str, str]],
     """Return the last checkpoint, the metrics without clock times, and the samples by step."""
     folder = tiny.parent / "runs" / name / "1"
     [path] = (folder / "checkpoints").glob("recovery-*.ckpt")
-    with (folder / "metrics.csv").open(newline="") as file:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = [
             {k: v for k, v in row.items() if "throughput" not in k} for row in csv.DictReader(file)
         ]
     order: dict[int, Any] = {}
-    for line in (tiny.parent / f"{name}.jsonl").read_text().splitlines():
+    for line in (tiny.parent / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
         _, step, rows_seen = json.loads(line)
         assert order.setdefault(step, rows_seen) == rows_seen, (
             f"micro-step {step} saw other samples"

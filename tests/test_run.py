@@ -13,7 +13,7 @@ from lit_foundry.run import MetricsCSV, RunFolder
 
 def read(path: Path) -> list[dict[str, float]]:
     """Read a metrics file that must be a table, without its blank cells."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert text.endswith("\n")
     header, *rows = csv.reader(text.splitlines())
     assert len(set(header)) == len(header)
@@ -88,7 +88,7 @@ def test_a_resumed_run_continues_the_file_as_if_never_stopped(
     whole, path = tmp_path / "whole.csv", tmp_path / "m.csv"
     train(MetricsCSV(whole), 0, 12)
     train(MetricsCSV(path), 0, killed_at)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(tail)  # half a row, as a kill may leave it
     resumed = MetricsCSV(path, start=5)
     train(resumed, 5, 12)
@@ -185,7 +185,7 @@ def test_a_demanded_resume_that_finds_nothing_fails_and_leaves_no_folder(root: P
     assert not root.exists()
     run = begun(root)
     (run.checkpoints).mkdir()
-    (run.checkpoints / "best.ckpt").write_text("not for recovery")
+    (run.checkpoints / "best.ckpt").write_text("not for recovery", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"mine/1/checkpoints has no recovery .* --resume n"):
         RunFolder.start("mine", root, "required")
     assert [path.name for path in (root / "mine").iterdir()] == ["1"]
@@ -226,6 +226,9 @@ def test_a_file_of_the_run_is_written_whole(root: Path) -> None:
     run = RunFolder.start("mine", root)
     run.write("deep/config.yaml", "a: 1\n")
     path = run.write("deep/config.yaml", "b: 2\n")
-    assert path.read_text() == "b: 2\n"
+    assert path.read_text(encoding="utf-8") == "b: 2\n"
     assert [p.name for p in path.parent.iterdir()] == ["config.yaml"]
-    assert run.write("s.json", {"a": [1]}).read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+    assert (
+        run.write("s.json", {"a": [1]}).read_text(encoding="utf-8")
+        == '{\n  "a": [\n    1\n  ]\n}\n'
+    )

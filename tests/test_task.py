@@ -127,7 +127,7 @@ def trainer(*callbacks: Callback, **changes: Any) -> Trainer:
 
 def logged(path: Path, name: str) -> list[float]:
     """Read the values of one metric, in the order of the steps."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 

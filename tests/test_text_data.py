@@ -20,7 +20,7 @@ TOKENIZER = TrainTokenizer(vocab_size=300)
 def write(
     path: Path, rows: Sequence[Sequence[str]], header: Sequence[str] = ("text", "label")
 ) -> str:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
     return str(path)
 
@@ -153,7 +153,7 @@ def test_a_checkpoints_state_predicts_without_the_training_file(tmp_path: Path, 
     data = files(tmp_path, train, label_names=["yes", "no"])
     state, texts = data.state(), ["text number 7", "something else"]
     os.remove(train)
-    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
     twin = files(tmp_path, train, predict=str(tmp_path / "texts.txt"), cache=tmp_path / "other")
     twin.restore(state)
     assert twin.labels == ["yes", "no"]

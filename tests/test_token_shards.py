@@ -62,7 +62,7 @@ class Asked(Documents):
 
 
 def corpus(path: Path, texts: list[str]) -> Asked:
-    path.write_text("--".join(texts))
+    path.write_text("--".join(texts), encoding="utf-8")
     return Asked(path)
 
 
@@ -177,8 +177,8 @@ def test_a_failed_preparation_goes_on_and_reads_no_finished_shard_again(
     [
         lambda shard: (shard / "ids.bin").write_bytes((shard / "ids.bin").read_bytes()[:-2]),
         lambda shard: (shard / "documents.npy").unlink(),
-        lambda shard: (shard / "meta.json").write_text('{"format":'),
-        lambda shard: (shard / "meta.json").write_text("[]"),
+        lambda shard: (shard / "meta.json").write_text('{"format":', encoding="utf-8"),
+        lambda shard: (shard / "meta.json").write_text("[]", encoding="utf-8"),
         shutil.rmtree,
     ],
     ids=["cut", "no documents", "half a meta", "other meta", "gone"],
@@ -253,7 +253,9 @@ def test_killed_at_any_write_it_goes_on_to_the_same_bytes(
     corpus(tmp_path / "x.txt", sentences(30))
     wordpiece.save_pretrained(tmp_path)
     command = [sys.executable, "-c", KILLED, str(Path(shard_writer.__file__).parent)]
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [*command, str(tmp_path)], capture_output=True, text=True, timeout=100, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     kills, shards = map(int, done.stdout.split())
     assert shards > 2
@@ -303,7 +305,7 @@ def test_a_disk_that_is_full_at_the_very_end_leaves_nothing_half_written(
 def test_bad_documents_are_named_and_leave_nothing_half_written(
     wordpiece: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"text": null}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"x\.jsonl, line 2: 'text' is null"):
         tokenize_documents(Documents(tmp_path / "x.jsonl"), wordpiece, tmp_path, "train")
     with pytest.raises(DataError, match=r"x\.txt: no text at all"):

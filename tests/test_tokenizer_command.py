@@ -23,9 +23,11 @@ def corpus(tmp_path: Path) -> Path:
     folder = tmp_path / "corpus"
     folder.mkdir()
     texts = [text for text, _ in reviews(60, seed=0)]
-    (folder / "a.txt").write_text("\n\n".join(texts[:20]))
-    (folder / "b.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts[20:40]))
-    with gzip.open(folder / "c.txt.gz", "wt") as file:
+    (folder / "a.txt").write_text("\n\n".join(texts[:20]), encoding="utf-8")
+    (folder / "b.jsonl").write_text(
+        "".join(json.dumps({"text": t}) + "\n" for t in texts[20:40]), encoding="utf-8"
+    )
+    with gzip.open(folder / "c.txt.gz", "wt", encoding="utf-8") as file:
         file.write("\n\n".join(texts[40:]))
     return folder
 
@@ -66,12 +68,14 @@ def test_a_folder_is_written_that_transformers_loads(
 def test_the_same_texts_give_the_same_files(corpus: Path, tmp_path: Path, kind: str) -> None:
     for name in ("a", "b"):
         run(corpus, tmp_path / name, "--kind", kind, "--vocab_size", "350")
-    first, second = ((tmp_path / name / "tokenizer.json").read_text() for name in ("a", "b"))
+    first, second = (
+        (tmp_path / name / "tokenizer.json").read_text(encoding="utf-8") for name in ("a", "b")
+    )
     assert first == second
 
 
 def test_figures_are_those_of_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.txt").write_text("zwei Häuser\n")
+    (tmp_path / "a.txt").write_text("zwei Häuser\n", encoding="utf-8")
     run(tmp_path / "a.txt", tmp_path / "out", "--kind", "characters", "--multiple_of", "1")
     out = capsys.readouterr().out
     assert "characters, 16 tokens." in out  # five special ones, "zwei Häusr" and the line's end
@@ -80,7 +84,7 @@ def test_figures_are_those_of_the_text(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_case_is_folded_for_wordpiece_alone_unless_told(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("Some Words, some Words. " * 9)
+    (tmp_path / "a.txt").write_text("Some Words, some Words. " * 9, encoding="utf-8")
     for kind, words, folds in (
         ("wordpiece", (), True),
         ("wordpiece", ("--lowercase", "false"), False),
@@ -96,12 +100,12 @@ def test_case_is_folded_for_wordpiece_alone_unless_told(tmp_path: Path) -> None:
 
 def test_delimiter_column_and_number_of_documents_choose_the_texts(tmp_path: Path) -> None:
     characters = ("--kind", "characters", "--multiple_of", "1")
-    (tmp_path / "a.txt").write_text("ab\n\ncd\n\nef")
+    (tmp_path / "a.txt").write_text("ab\n\ncd\n\nef", encoding="utf-8")
     parted = ("--delimiter", r"\n\n", "--max_documents", "2")
     run(tmp_path / "a.txt", tmp_path / "out", *characters, *parted)
     vocab = AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
     assert set(vocab) == {*"abcd", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
-    (tmp_path / "b.jsonl").write_text('{"text": "x", "body": "yz"}\n')
+    (tmp_path / "b.jsonl").write_text('{"text": "x", "body": "yz"}\n', encoding="utf-8")
     run(tmp_path / "b.jsonl", tmp_path / "out", *characters, "--text", "body")
     assert "x" not in AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
 
@@ -114,7 +118,7 @@ def test_an_older_tokenizer_is_replaced_and_another_folder_is_not(
     run(corpus, output, "--kind", "bpe", "--vocab_size", "350")
     run(corpus, output, "--kind", "characters")
     assert AutoTokenizer.from_pretrained(output).tokenize("ab") == ["a", "b"]
-    (output / "model.safetensors").write_text("weights")
+    (output / "model.safetensors").write_text("weights", encoding="utf-8")
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     for place in (output, corpus, corpus / "a.txt"):
         with pytest.raises(UsageError, match=r"exists and is no tokenizer: name another folder"):
@@ -127,7 +131,7 @@ def test_an_older_tokenizer_is_replaced_and_another_folder_is_not(
 
 @EACH
 def test_malformed_input_ends_the_training_and_leaves_nothing(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "some words"}\n{"text": 3}\n')
+    (tmp_path / "a.jsonl").write_text('{"text": "some words"}\n{"text": 3}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.jsonl, line 2"):
         run(tmp_path / "a.jsonl", tmp_path / "made" / "out", "--kind", kind)
     assert beside(tmp_path / "a.jsonl") == {"a.jsonl"}
@@ -177,7 +181,7 @@ def test_missing_input_is_told(tmp_path: Path) -> None:
         main(["--output", str(tmp_path / "out")])
     with pytest.raises(DatasetNotFoundError, match=r"none: no such file or folder"):
         run(tmp_path / "none", tmp_path / "out")
-    (tmp_path / "a.txt").write_text(" \n")
+    (tmp_path / "a.txt").write_text(" \n", encoding="utf-8")
     with pytest.raises(DataError, match=r"no text at all"):
         run(tmp_path / "a.txt", tmp_path / "out")
     assert beside(tmp_path / "a.txt") == {"a.txt"}

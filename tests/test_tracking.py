@@ -127,7 +127,7 @@ def recorded(tracked: Path) -> Recorded:
 
 
 def test_fit_resume_and_test_are_one_run(recorded: Recorded, tracked: Path) -> None:
-    identity = json.loads((tracked / "wandb.json").read_text())
+    identity = json.loads((tracked / "wandb.json").read_text(encoding="utf-8"))
     assert (identity["project"], identity["name"]) == ("lit_foundry", "tiny/1")
     assert len(recorded.files) == 3
     assert set(recorded.ids) == {identity["id"]}
@@ -155,9 +155,9 @@ def test_metrics_follow_the_optimizer_step_over_the_resume(recorded: Recorded) -
 
 
 def test_tables_plots_and_scores_are_recorded(recorded: Recorded, tracked: Path) -> None:
-    scores = json.loads((tracked / "test.json").read_text())
+    scores = json.loads((tracked / "test.json").read_text(encoding="utf-8"))
     assert recorded.summary["test/acc"] == pytest.approx(scores["test/acc"])
-    summary = json.loads((tracked / "summary.json").read_text())
+    summary = json.loads((tracked / "summary.json").read_text(encoding="utf-8"))
     assert recorded.summary["best_score"] == pytest.approx(summary["best_score"])
     for stage, rows in (("val", 12), ("test", 40)):
         assert recorded.summary[f"{stage}/predictions/_type"] == "table-file"
@@ -171,7 +171,7 @@ def test_samples_of_a_language_model_are_recorded(tmp_path: Path) -> None:
     assert run is not None
     recorded = Recorded(run.path)
     [last] = sorted((run.path / "samples").iterdir(), key=lambda file: int(file.stem))[-1:]
-    assert recorded.summary["samples/nrows"] == last.read_text().count("\n\n") + 1
+    assert recorded.summary["samples/nrows"] == last.read_text(encoding="utf-8").count("\n\n") + 1
     rows = [row for row in recorded.rows[0] if any(key.startswith("samples/") for key in row)]
     assert str(rows[-1][tracking.STEP]) == last.stem
 
@@ -191,7 +191,9 @@ def test_each_fit_keeps_its_best_checkpoint_as_an_artifact(
 
 def test_wandb_finds_all_that_is_to_be_uploaded(tracked: Path) -> None:
     command = [sys.executable, "-m", "wandb", "sync", "--dry-run", str(tracked / "wandb")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True, encoding="utf-8"
+    )
     assert "Would sync 3 run(s)" in done.stdout + done.stderr
 
 
@@ -211,7 +213,11 @@ def test_without_a_key_one_line_says_how_to_upload(
     where = run.path / "wandb"
     assert out == f"Recorded offline for Weights & Biases; to upload: wandb sync {where}\n"
     assert err == ""
-    assert (where / "process.log").read_text().startswith("offline: No API key configured.")
+    assert (
+        (where / "process.log")
+        .read_text(encoding="utf-8")
+        .startswith("offline: No API key configured.")
+    )
     # What the export command does.
     again = tracker_of(run.path)
     assert again is not None
@@ -230,7 +236,9 @@ def test_process_that_ends_or_hangs_costs_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     script = run.path / "script.py"
-    script.write_text("raise SystemExit(3)" if ends else "import time; time.sleep(600)")
+    script.write_text(
+        "raise SystemExit(3)" if ends else "import time; time.sleep(600)", encoding="utf-8"
+    )
     monkeypatch.setattr(tracking, "_SCRIPT", script)
     start = time.monotonic()
     tracker = WandbTracker(wait=2)
@@ -288,7 +296,9 @@ class Strike(Callback):
 def below(ancestor: int, name: str) -> list[int]:
     """Return the processes below another whose command begins with a name."""
     command = ["ps", "-eo", "pid=,ppid=,comm="]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        command, capture_output=True, text=True, check=True, encoding="utf-8"
+    ).stdout.splitlines()
     rows = [
         (int(pid), int(parent), comm) for pid, parent, comm in (x.split(None, 2) for x in lines)
     ]
@@ -321,6 +331,7 @@ def test_killed_or_stopped_logging_changes_nothing(
         text=True,
         timeout=120,  # what hangs at the exit fails here
         check=False,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     [core] = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("struck")]

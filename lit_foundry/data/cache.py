@@ -88,7 +88,7 @@ def _ids(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]
 
 def _is_whole(folder: Path) -> bool:
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         sizes = {file: (folder / file).stat().st_size for file in ("ids.bin", "offsets.npy")}
         return bool(meta["format"] == FORMAT and meta["sizes"] == sizes)
     except (OSError, ValueError, KeyError, TypeError):
@@ -113,7 +113,9 @@ def _write(
             os.fsync(file.fileno())
         np.save(partial / "offsets.npy", np.cumsum(lengths, dtype=np.int64))
         sizes = {file: (partial / file).stat().st_size for file in ("ids.bin", "offsets.npy")}
-        (partial / "meta.json").write_text(json.dumps({"format": FORMAT, "sizes": sizes}))
+        (partial / "meta.json").write_text(
+            json.dumps({"format": FORMAT, "sizes": sizes}), encoding="utf-8"
+        )
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -21,7 +21,10 @@ def digests(files: Sequence[Path], cache: Path | None = None) -> list[str]:
     """
     folder = cache_root(cache) / "digests"
     kept = [_kept(folder, path) for path in files]
-    found = [None if place is None or not place.exists() else place.read_text() for place in kept]
+    found = [
+        None if place is None or not place.exists() else place.read_text(encoding="utf-8")
+        for place in kept
+    ]
     todo = sum(p.stat().st_size for p, known in zip(files, found, strict=True) if not known)
     shown = None if todo > SHOWN else True
     with tqdm(None, "Hashing", todo, unit="B", unit_scale=True, disable=shown) as bar:
@@ -42,7 +45,7 @@ def joint_digests(files: Sequence[Path], cache: Path | None = None) -> list[str]
         key = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
         hasher.update(key.encode(errors="surrogateescape"))
     place = cache_root(cache) / "digests" / hasher.hexdigest()
-    found = place.read_text().split() if place.exists() else []
+    found = place.read_text(encoding="utf-8").split() if place.exists() else []
     if len(found) != len(files):
         found = digests(files, cache)
         _keep("\n".join(found), place)
@@ -72,7 +75,7 @@ def _keep(digest: str, place: Path) -> None:
     partial = place.with_name(f".{place.name}.{os.getpid()}")  # another process may do the same
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(digest)
+        partial.write_text(digest, encoding="utf-8")
         partial.replace(place)
     except OSError:
         partial.unlink(missing_ok=True)

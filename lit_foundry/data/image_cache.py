@@ -85,7 +85,7 @@ def decode(job: Decoding, folder: Path, keep: bool) -> Images:
             shutil.rmtree(folder, ignore_errors=True)
             _write(job, folder, keep)
     record = folder / "skipped.json"
-    found = json.loads(record.read_text())
+    found = json.loads(record.read_text(encoding="utf-8"))
     # Paths of the images as they lie now: equal ones elsewhere share the cache.
     skipped = [Skipped(row, job.table.name(row), reason) for row, _, reason in found]
     check_budget(skipped, job)
@@ -116,7 +116,7 @@ def told(skipped: Sequence[Skipped]) -> str:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in meta["sizes"]}
         return bool(meta["format"] == FORMAT and meta["sizes"] == sizes)
     except (OSError, ValueError, KeyError, TypeError):
@@ -138,10 +138,12 @@ def _write(job: Decoding, folder: Path, keep: bool) -> None:
                 bar.update(len(pixels))
             file.flush()
             os.fsync(file.fileno())
-        (partial / "skipped.json").write_text(json.dumps(skipped, indent=1))
+        (partial / "skipped.json").write_text(json.dumps(skipped, indent=1), encoding="utf-8")
         names = "pixels.bin", "skipped.json"
         sizes = {name: (partial / name).stat().st_size for name in names}
-        (partial / "meta.json").write_text(json.dumps({"format": FORMAT, "sizes": sizes}))
+        (partial / "meta.json").write_text(
+            json.dumps({"format": FORMAT, "sizes": sizes}), encoding="utf-8"
+        )
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

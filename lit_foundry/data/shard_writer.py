@@ -46,7 +46,7 @@ def shard_folder(folder: Path, number: int) -> Path:
 def is_whole(folder: Path) -> bool:
     """Tell whether a folder holds a complete corpus, none of whose shards is damaged."""
     try:
-        corpus = json.loads((folder / "corpus.json").read_text())
+        corpus = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         return all(_meta(shard_folder(folder, number)) for number in range(corpus["shards"]))
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -216,7 +216,7 @@ def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
 def _meta(shard: Path) -> dict[str, Any] | None:
     """Return what is known of a shard, or None if it is missing or damaged."""
     try:
-        meta = json.loads((shard / "meta.json").read_text())
+        meta = json.loads((shard / "meta.json").read_text(encoding="utf-8"))
         sizes = {name: (shard / name).stat().st_size for name in FILES}
         return meta if meta["format"] == FORMAT and meta["sizes"] == sizes else None
     except (OSError, ValueError, KeyError, TypeError):

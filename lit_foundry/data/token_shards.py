@@ -33,7 +33,7 @@ class TokenShards:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        corpus = json.loads((folder / "corpus.json").read_text())
+        corpus = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         self.fingerprint: str = corpus["fingerprint"]
         paths = [shard_folder(folder, number) for number in range(corpus["shards"])]
         self._ids = [_mapped(path / "ids.bin", corpus["dtype"]) for path in paths]

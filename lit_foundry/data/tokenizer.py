@@ -39,7 +39,9 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     """Return the files of a tokenizer's folder by name, to keep inside a checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         save_tokenizer(tokenizer, Path(folder))
-        return {path.name: path.read_text() for path in sorted(Path(folder).iterdir())}
+        return {
+            path.name: path.read_text(encoding="utf-8") for path in sorted(Path(folder).iterdir())
+        }
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -58,7 +60,7 @@ def tokenizer_from_files(files: Mapping[str, str]) -> PreTrainedTokenizerFast:
     """Rebuild a tokenizer from :func:`tokenizer_files`."""
     with tempfile.TemporaryDirectory() as folder:
         for name, text in files.items():
-            Path(folder, name).write_text(text)
+            Path(folder, name).write_text(text, encoding="utf-8")
         return AutoTokenizer.from_pretrained(folder)
 
 
