@@ -16,10 +16,12 @@ import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_foundry.atomic import replacing
 from lit_foundry.checkpoint import CheckpointError, newest
+from lit_foundry.tensorboard_logger import TensorBoard
 
 Resume = Literal["auto", "required", "never"]
 PACKAGES = ("lit-foundry", "torch", "lightning", "transformers", "tokenizers", "torchmetrics")
@@ -118,7 +120,7 @@ class RunFolder:
         start = self.start_step
         return [
             MetricsCSV(self.path / "metrics.csv", start),
-            TensorBoardLogger(self.path, name="", version="tensorboard", purge_step=start or None),
+            TensorBoard(self.path, name="", version="tensorboard", purge_step=start or None),
         ]
 
     def callbacks(self, task: LightningModule, config: str | None = None) -> list[Callback]:
@@ -139,11 +141,9 @@ class RunFolder:
     def write(self, name: str, content: Mapping[str, Any] | str) -> Path:
         """Write a text or JSON file of the run, whole or not at all."""
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
         return path
 
 
