@@ -52,7 +52,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def tokenizer_from_files(files: Mapping[str, str]) -> PreTrainedTokenizerFast:
     """Rebuild a tokenizer from :func:`tokenizer_files`."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, naming(Path(folder)):
         for name, text in files.items():
             Path(folder, name).write_text(text, encoding="utf-8")
         return AutoTokenizer.from_pretrained(folder)
