@@ -57,7 +57,7 @@ def test_run_folder_is_complete(fitted: FoundryCLI, folder: Path) -> None:
         columns = set(next(csv.reader(file)))
     assert columns >= {
         "step", "train/loss", "train/grad_norm", "train/acc", "lr/backbone", "lr/head", "val/loss",
-        "val/acc", "val/f1", "val/calibration_error", "throughput/tokens_per_s",
+        "val/acc", "val/f1", "val/f1_macro", "val/calibration_error", "throughput/tokens_per_s",
     }  # fmt: skip
 
 
