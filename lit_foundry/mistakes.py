@@ -117,7 +117,7 @@ class Search:
         for key, value in given:
             if not key:
                 self.found.append(
-                    f"{value!r}: a word without a key; write --KEY {shlex.quote(value)}."
+                    f"{value!r}: a word without a key; write --KEY {shlex.quote(str(value))}."
                 )
             elif key not in (*CONFIG, "--print_config"):
                 self.word(key.lstrip("-"), value)
