@@ -40,6 +40,9 @@ def main() -> None:
             raise
         print(f"error: {message(error)}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         told = error.filename and error.errno in OF_THE_DISK
         if os.environ.get("LIT_FOUNDRY_DEBUG") == "1" or not told:

@@ -1,6 +1,7 @@
 """The command line: any task with any data module, from YAML."""
 
 import logging
+import shlex
 import sys
 import warnings
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities import rank_zero_only
 
 # Imported so that configs can name these classes without their module paths.
 import lit_foundry.callbacks
@@ -23,12 +24,14 @@ import lit_foundry.nn  # noqa: F401
 from lit_foundry import devices
 from lit_foundry.arguments import class_help, fill_facts, has_gaps
 from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
+from lit_foundry.callbacks.recovery import use_own_signals
 from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
 from lit_foundry.data import DataModule
 from lit_foundry.mistakes import check_nulls, explain, unwrapped
 from lit_foundry.nn import Backbone, restoring
 from lit_foundry.recipe import differences
 from lit_foundry.run import Resume, RunFolder
+from lit_foundry.signals import HANDLER, Stopped
 from lit_foundry.tasks import Task
 from lit_foundry.tasks.facts import check_tokenizer
 from lit_foundry.usage import USAGE, UsageError, flags, in_order, unknown_command
@@ -54,7 +57,6 @@ EXPECTED_WARNINGS = (
     ".*module.s. in eval mode at the start of training.*",  # what model.finetune freezes
     ".*LeafSpec.* is deprecated.*",  # Lightning 2.6 calls what newer torch deprecates
 )
-SIGTERM_EXIT = 143  # 128 + 15, what shells and schedulers expect of a terminated process
 
 
 class NoProfiler(PassThroughProfiler):
@@ -248,6 +250,12 @@ class FoundryCLI(LightningCLI):
             resume=config.resume,
             every_n_steps=config.save_every_n_steps,
         )
+        if self.run.finished and config.resume == "auto":
+            print(
+                "Nothing to do. To prolong it: --resume required with a higher limit, such as "
+                "--trainer.max_epochs; to start anew: --resume never."
+            )
+            sys.exit()
         if self.run.ckpt_path:
             # Lightning passes on what was instantiated, and saves what was parsed.
             config.ckpt_path = self.config_init.fit.ckpt_path = str(self.run.ckpt_path)
@@ -271,7 +279,9 @@ class FoundryCLI(LightningCLI):
         values["profiler"] = values["profiler"] or NoProfiler()
         if values["enable_progress_bar"] is False:
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
-        return self._instantiate_trainer(values, callbacks)
+        trainer = self._instantiate_trainer(values, callbacks)
+        use_own_signals(trainer)
+        return trainer
 
     @property
     def experiment(self) -> str:
@@ -295,6 +305,12 @@ def main(args: ArgsType = None) -> FoundryCLI:
         lambda record: "Tip: " not in record.getMessage()  # advertisements
     )
     try:
-        return FoundryCLI(args)
-    except SIGTERMException:  # Lightning would exit with 0, as if the run had finished
-        sys.exit(SIGTERM_EXIT)
+        with HANDLER:
+            return FoundryCLI(args)
+    except Stopped as stopped:
+        if rank_zero_only.rank in (None, 0):
+            print(stopped, file=sys.stderr)
+            if stopped.saved:
+                words = shlex.join(sys.argv[1:] if args is None else args)
+                print(f"To go on: python -m lit_foundry {words} --resume required", file=sys.stderr)
+        sys.exit(stopped.code)

@@ -67,15 +67,15 @@ def run(args: Sequence[str]) -> int:
     raise AssertionError("the run hangs")
 
 
-class Terminate(Callback):
-    """Sends SIGTERM to its own process, as a scheduler would."""
+class Send(Callback):
+    """Sends a signal to its own process, as a scheduler would, in one call of a hook."""
 
-    def __init__(self, at: int) -> None:
-        self.at = at
+    def __init__(self, hook: str, at: int, signum: int = signal.SIGTERM) -> None:
+        self.hook, self.at, self.signum = hook, at, signum
+        self.calls = 0
+        setattr(self, hook, self._call)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Send the signal in one micro-step."""
-        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def _call(self, *args: Any, **kwargs: Any) -> None:
+        if self.calls == self.at:
+            os.kill(os.getpid(), self.signum)
+        self.calls += 1

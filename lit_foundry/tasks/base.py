@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from lit_foundry import __version__
-from lit_foundry.checkpoint import CheckpointError
+from lit_foundry.checkpoint import FORMAT, CheckpointError
 from lit_foundry.initialization import load_submodule
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.lora import merge_adapters
@@ -286,6 +286,7 @@ class Task(Recorded, LightningModule, ABC):
             save_average(self.trainer, self, checkpoint)
         checkpoint["lit_foundry"] = {
             "version": __version__,
+            "format": FORMAT,
             "model": self.recipe(),
             "data": data.recipe() if isinstance(data, Recorded) else None,
             "data_state": data.state() if hasattr(data, "state") else None,
