@@ -22,14 +22,14 @@ from tests.processes import run
 CADENCE = ["--save_every_n_steps", "2", "--trainer.val_check_interval", "12"]
 
 
-def fit(tiny: Path, name: str, kill_at: int | None = None, *more: str) -> int:
+def fit(tiny: Path, name: str, kill_at: int | None = None, *more: str, ranks: int = 1) -> int:
     log = tiny.parent / f"{name}.jsonl"
     order = ["--trainer.callbacks+=tests.processes.OrderLog", f"--trainer.callbacks.path={log}"]
     if kill_at is not None:
         order.append(f"--trainer.callbacks.kill_at={kill_at}")
     last = recoveries(tiny.parent / "runs" / name / "1" / "checkpoints")
     before = len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
-    code = run(["fit", "--config", str(tiny), "--experiment", name, *CADENCE, *order, *more])
+    code = run(["fit", "--config", str(tiny), "--experiment", name, *CADENCE, *order, *more], ranks)
     if "--resume" in more:  # it went on where the checkpoint was taken, and did nothing again
         lines = log.read_text(encoding="utf-8").splitlines()
         own = [json.loads(line)[1] for line in lines[before:]]

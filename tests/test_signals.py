@@ -34,9 +34,11 @@ PLACES = [
 ]
 
 
-def words(hook: str, at: int, signum: int = signal.SIGTERM) -> list[str]:
+def words(hook: str, at: int, signum: int = signal.SIGTERM, rank: int | None = None) -> list[str]:
     send = "--trainer.callbacks+=tests.processes.Send"
     options = {"hook": hook, "at": at, "signum": int(signum)}
+    if rank is not None:
+        options["rank"] = rank
     sane = "--trainer.num_sanity_val_steps=0"
     return [sane, send, *(f"--trainer.callbacks.{key}={value}" for key, value in options.items())]
 
@@ -74,6 +76,30 @@ def test_sigterm_saves_wherever_it_comes_and_nothing_is_done_twice(
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(stop_and_resume, PLACES[5:9] if averaged else PLACES))
+
+
+# Between the collectives of a step, before and amid a validation, at an epoch's end.
+MOMENTS = [
+    ("on_before_backward", 6, 1),
+    ("on_after_backward", 5, 0),
+    ("on_train_batch_end", 5, None),
+    ("on_validation_batch_start", 1, 1),
+    ("on_train_epoch_end", 0, 0),
+]
+
+
+@pytest.mark.slow
+def test_ranks_agree_on_a_signal_to_any_of_them(tiny: Path) -> None:
+    # Two ranks halve what one takes, so that a step has the micro-steps of one process.
+    ddp = ["--trainer.strategy=ddp", "--trainer.devices=2", "--data.micro_batch=2"]
+    assert fit(tiny, "whole", None, *ddp, ranks=2) == 0
+    for hook, at, rank in MOMENTS:
+        name = f"{hook}-{at}"
+        send = words(hook, at, rank=rank)
+        assert fit(tiny, name, None, *ddp, *send, ranks=2) == 143, name
+        assert recoveries(tiny.parent / "runs" / name / "1" / "checkpoints"), name
+        assert fit(tiny, name, None, *ddp, "--resume", "required", ranks=2) == 0, name
+        compare(tiny, name)
 
 
 @pytest.mark.slow

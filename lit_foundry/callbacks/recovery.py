@@ -214,8 +214,11 @@ class Recovery(Checkpoint):
         self._settle(trainer, due or (final and trainer.global_step != self._saved_step))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep one checkpoint of a run that has ended."""
+        """Let a signal stop the process at once, as all is saved."""
         HANDLER.waits = False
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep one checkpoint of a run that has ended."""
         self._keep(trainer, 1)
 
     def _settle(self, trainer: Trainer, due: bool) -> None:
