@@ -69,6 +69,37 @@ def test_recovery_saves_whole_steps_and_epochs_and_keeps_two_files_then_one(
     assert sums == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
+def test_the_record_is_the_same_whenever_checkpoints_are_saved(tmp_path: Path) -> None:
+    records = []
+    for name, cadence in {"rare": {"every_minutes": 9.0}, "each": {"every_n_steps": 1}}.items():
+        log = MetricsCSV(tmp_path / f"{name}.csv")
+        recovery = Recovery(tmp_path / name, **cadence)  # type: ignore[arg-type]
+        fit = trainer(recovery, max_epochs=2, logger=log, val_check_interval=6)
+        fit.fit(task(), data(tmp_path, micro_batch=4))
+        records.append(log.path.read_text(encoding="utf-8"))
+    assert records[0] == records[1]
+    steps = [line.split(",")[0] for line in records[0].splitlines()[1:]]
+    assert steps == [str(step) for step in range(8)]
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "tensorboard"])
+def test_what_was_logged_before_a_checkpoint_is_on_disk_with_it(tmp_path: Path, name: str) -> None:
+    size: list[int] = []
+
+    class Look(Recovery):
+        def _save(self, trainer: Trainer) -> None:
+            super()._save(trainer)
+            files = [path for path in tmp_path.rglob(f"{name}*") if path.is_file()]
+            files += (tmp_path / "tensorboard").rglob("events.*") if name == "tensorboard" else []
+            size.append(sum(path.stat().st_size for path in files))
+
+    run = RunFolder(tmp_path)
+    fit = trainer(Look(tmp_path / "c", every_n_steps=1), max_epochs=1, logger=run.loggers())
+    fit.fit(task(), data(tmp_path, micro_batch=4))
+    assert len(size) == 4
+    assert all(a < b for a, b in zip(size, size[1:], strict=False))
+
+
 def test_truncated_checkpoints_are_refused_with_their_sizes(tmp_path: Path) -> None:
     path, io = tmp_path / "one.ckpt", VerifiedCheckpointIO()
     io.save_checkpoint({"x": torch.ones(1000)}, path)
