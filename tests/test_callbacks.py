@@ -5,7 +5,6 @@ import json
 import resource
 import sys
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,29 +81,6 @@ def test_the_record_is_the_same_whenever_checkpoints_are_saved(tmp_path: Path) -
     assert records[0] == records[1]
     steps = [line.split(",")[0] for line in records[0].splitlines()[1:]]
     assert steps == [str(step) for step in range(8)]
-
-
-def test_what_was_logged_before_a_checkpoint_is_on_disk_with_it(tmp_path: Path) -> None:
-    saves: list[int] = []
-
-    class Look(Recovery):
-        def _save(self, trainer: Trainer) -> None:
-            super()._save(trainer)
-            logs = [tmp_path / "metrics.csv", *(tmp_path / "tensorboard").iterdir()]
-            before = [path.stat().st_size for path in logs]
-            for logger in trainer.loggers:
-                logger.save()
-            trainer.loggers[1].experiment.flush()
-            assert [path.stat().st_size for path in logs] == before
-            saves.append(sum(before))
-
-    run = RunFolder(tmp_path)
-    # What a training step logs, Lightning flushes itself.
-    options = {"logger": run.loggers(), "log_every_n_steps": 7, "val_check_interval": 3}
-    fit = trainer(Look(tmp_path / "c", every_n_steps=1), enable_checkpointing=True, **options)
-    fit.fit(task(), data(tmp_path, micro_batch=4))
-    assert len(saves) == 4
-    assert all(a < b for a, b in pairwise(saves))
 
 
 def test_truncated_checkpoints_are_refused_with_their_sizes(tmp_path: Path) -> None:

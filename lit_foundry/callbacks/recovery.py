@@ -9,7 +9,6 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from lit_foundry.checkpoint import VerifiedCheckpointIO, recoveries
@@ -274,5 +273,3 @@ def flush_metrics(trainer: Trainer) -> None:
                 scalars = {name: float(value) for name, value in connector.metrics["log"].items()}
                 logger.log_metrics(scalars, step)
             logger.sync()
-        elif isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            logger.experiment.flush()  # else it holds its points back for two minutes
