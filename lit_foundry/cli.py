@@ -5,6 +5,7 @@ import shlex
 import sys
 import warnings
 from contextlib import nullcontext
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar as Bar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -57,6 +59,8 @@ EXPECTED_WARNINGS = (
     ".*module.s. in eval mode at the start of training.*",  # what model.finetune freezes
     ".*LeafSpec.* is deprecated.*",  # Lightning 2.6 calls what newer torch deprecates
 )
+# A default of Lightning's Timer is one, which jsonargparse cannot write.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, enum: dumper.represent_data(enum.value))
 
 
 class NoProfiler(PassThroughProfiler):
@@ -244,6 +248,11 @@ class FoundryCLI(LightningCLI):
             return self._trainer_with(extra, logger=False)
         if limits.fast_dev_run:
             return self._trainer_with([ProgressBar()])
+        if limits.enable_checkpointing is False:
+            raise ValueError(
+                "trainer.enable_checkpointing=false: a run keeps its best checkpoint and those to "
+                "resume from. Leave it out; trainer.fast_dev_run=true keeps nothing."
+            )
         self.run = RunFolder.start(
             self.experiment,
             root=limits.default_root_dir or "runs",
@@ -277,7 +286,9 @@ class FoundryCLI(LightningCLI):
     def _trainer_with(self, callbacks: list[Any], **changes: Any) -> Trainer:
         values = {**self._get(self.config_init, "trainer"), **changes}
         values["profiler"] = values["profiler"] or NoProfiler()
-        if values["enable_progress_bar"] is False:
+        wanted = values["callbacks"] or []
+        bars = [c for c in (wanted if isinstance(wanted, list) else [wanted]) if isinstance(c, Bar)]
+        if values["enable_progress_bar"] is False or bars:
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
         trainer = self._instantiate_trainer(values, callbacks)
         use_own_signals(trainer)

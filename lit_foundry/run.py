@@ -165,13 +165,20 @@ class RunFolder:
             task: Names the metric that makes a checkpoint the best.
             config: Resolved configuration as YAML; the recipes of task and data if None.
         """
-        from lit_foundry.callbacks import Best, Recovery, RunRecord, Samples, Throughput
+        from lit_foundry.callbacks import (
+            Best,
+            Compatibility,
+            Recovery,
+            RunRecord,
+            Samples,
+            Throughput,
+        )
 
         monitor, mode = getattr(task, "monitor", None), getattr(task, "mode", "min")
         best = Best(self.checkpoints, monitor, mode)
         recovery = Recovery(self.checkpoints, self.every_minutes, self.every_n_steps)
         samples = [Samples(self)] if hasattr(task, "samples") else []
-        return [Throughput(), RunRecord(self, config), *samples, best, recovery]
+        return [Compatibility(), Throughput(), RunRecord(self, config), *samples, best, recovery]
 
     def write(self, name: str, content: Mapping[str, Any] | str) -> Path:
         """Write a text or JSON file of the run, whole or not at all."""
