@@ -43,7 +43,7 @@ def test_a_monitor_of_what_is_never_logged_is_told_before_the_first_step(tmp_pat
 
 
 def test_monitors_of_what_is_logged_pass(tmp_path: Path) -> None:
-    watching = EarlyStopping("val/acc"), ModelCheckpoint(tmp_path, monitor="train/loss")
+    watching = EarlyStopping("val/acc"), ModelCheckpoint(tmp_path / "c", monitor="train/loss")
     options = {"num_sanity_val_steps": 1, "enable_checkpointing": True}
     fit = trainer(*watching, Compatibility(), **options)
     fit.fit(task(), data(tmp_path))
@@ -70,6 +70,6 @@ def test_lightnings_own_bar_replaces_ours_and_its_timer_is_written_down(
 
 
 def test_a_run_without_checkpoints_is_refused(tiny: Path) -> None:
-    with pytest.raises(ValueError, match="enable_checkpointing=false.* Leave it out"):
+    with pytest.raises(ValueError, match=r"enable_checkpointing=false.* Leave it out"):
         main(["fit", "--config", str(tiny), "--trainer.enable_checkpointing=false"])
     assert not (tiny.parent / "runs").exists()
