@@ -319,7 +319,7 @@ def main(args: ArgsType = None) -> FoundryCLI:
         with HANDLER:
             return FoundryCLI(args)
     except Stopped as stopped:
-        if rank_zero_only.rank in (None, 0):
+        if not getattr(rank_zero_only, "rank", 0):
             print(stopped, file=sys.stderr)
             if stopped.saved:
                 words = shlex.join(sys.argv[1:] if args is None else args)
