@@ -12,10 +12,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import Path as ConfigPath
 
 from lit_foundry.usage import UsageError
 
 MOST_NAMES = 12
+MERGE = "tag:yaml.org,2002:merge"  # of the key <<
 PLAIN: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -26,6 +28,7 @@ PLAIN: dict[Any, str] = {
     Any: "anything",
 }
 
+FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _load_yaml = get_loader("yaml")
 
 
@@ -33,11 +36,50 @@ def load_value(text: str) -> Any:
     """Load a value or a config from YAML; the text ``None``, where null may stand, is null.
 
     As that, jsonargparse passes the null of a command line on to an argument of a class.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML, or a key stands twice: the first would be lost.
     """
-    return None if text == "None" else _load_yaml(text)
+    value = None if text == "None" else _load_yaml(text)
+    if isinstance(value, dict | list) and any(repeated(yaml.compose(text, FAST))):
+        raise yaml.YAMLError("A key stands twice.")
+    return value
+
+
+def repeated(
+    node: yaml.Node, key: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+    """Yield the path of each key that stands twice in a mapping, with both places.
+
+    Args:
+        node: Where to look, at any depth.
+        key: Its own path.
+        seen: Nodes that were looked at, as an alias may lead to one a million times.
+    """
+    seen = set() if seen is None else seen
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, entry in enumerate(node.value):
+            yield from repeated(entry, f"{key}[{number}]", seen)
+    elif isinstance(node, yaml.MappingNode):
+        first: dict[tuple[str, str], yaml.Node] = {}
+        for at, value in node.value:
+            path = f"{key}.{at.value}".removeprefix(".")
+            earlier = first.setdefault((at.tag, str(at.value)), at)
+            if earlier is not at and at.tag != MERGE:
+                yield path, earlier, at
+            yield from repeated(value, path, seen)
+
+
+def read_text(path: ConfigPath) -> str:
+    """Read a config, which is UTF-8 whatever the locale; jsonargparse goes by that."""
+    return Path(path.absolute).read_text(encoding="utf-8")
 
 
 set_loader("yaml", load_value, (yaml.YAMLError,))
+ConfigPath.read_text = read_text  # type: ignore[method-assign]
 
 Arguments = dict[str, Any]  # type of an argument by its name; Arguments of a group
 

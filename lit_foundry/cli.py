@@ -160,7 +160,7 @@ class FoundryCLI(LightningCLI):
             for group in GROUPS:  # jsonargparse lets a null or a number pass
                 if group in self.settings and not isinstance(self.settings[group], Namespace):
                     raise ArgumentError(None, f"{group} holds keys")
-        except ArgumentError as error:
+        except (ArgumentError, OSError, UnicodeDecodeError) as error:  # of a config, these two
             raise UsageError(explain(self.words, self._parser(words[0]), recipe, error)) from error
 
     def _parse_ckpt_path(self) -> None:

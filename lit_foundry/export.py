@@ -1,9 +1,8 @@
 """Write the network of a checkpoint in a form that others load, once its outputs were compared."""
 
+import io
 import json
 import logging
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from lit_foundry import __version__
+from lit_foundry.atomic import replacing
 from lit_foundry.checkpoint import MANIFEST, CheckpointError, load_data, load_task
 from lit_foundry.exported_network import ImageNetwork, LanguageNetwork, Network
 from lit_foundry.inference import JOBS, exported_logits
@@ -115,10 +115,8 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
             f"Note: of texts over {data.max_length} tokens, transformers keeps the head, where "
             "training kept head and tail, as lit_foundry.load does."
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    try:
+    with replacing(output) as partial:
+        partial.mkdir()
         tokenizer = data.save_preprocessor(partial, network.inputs, job == "text-generation")
         if format == "safetensors":
             write_safetensors(task, partial)
@@ -130,28 +128,7 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
             write_ids(partial, tokenizer)
         manifest["difference"] = compare(network, partial, format, data.facts)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        replace_folder(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return output
-
-
-def replace_folder(new: Path, old: Path) -> None:
-    """Move a folder to where another may lie, which goes only once the new one is there.
-
-    A process killed between the two renames leaves both beside it, whole, under hidden names.
-    """
-    if not old.exists():
-        new.rename(old)
-        return
-    aside = new.with_name(f"{new.name}-old")
-    old.rename(aside)
-    try:
-        new.rename(old)
-    except OSError:
-        aside.rename(old)
-        raise
-    shutil.rmtree(aside)
 
 
 def write_hf(network: Network, folder: Path, labels: Sequence[str]) -> None:
@@ -194,7 +171,9 @@ def write_torch(network: Network, folder: Path, labels: Sequence[str]) -> None:
     shapes = {"values": network.dynamic_shapes()}
     with torch.no_grad():
         program = torch.export.export(network, network.example(3, 17), dynamic_shapes=shapes)
-    torch.export.save(program, folder / "model.pt2")
+    content = io.BytesIO()  # on a full disk, torch would end the process
+    torch.export.save(program, content)
+    (folder / "model.pt2").write_bytes(content.getbuffer())
 
 
 def write_onnx(network: Network, folder: Path, labels: Sequence[str]) -> None:

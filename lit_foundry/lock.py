@@ -1,16 +1,13 @@
 """One process at a time writes to a run's folder."""
 
 import errno
+import fcntl
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 from lit_foundry.checkpoint import CheckpointError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _LOCKS: dict[Path, int] = {}  # open files by run folder, held until the process ends
 
@@ -25,7 +22,7 @@ def lock(path: Path) -> None:
         CheckpointError: If another process has it.
     """
     path = path.resolve()
-    if fcntl is None or path in _LOCKS:
+    if path in _LOCKS:
         return
     file = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -40,5 +37,6 @@ def lock(path: Path) -> None:
             ) from None
         return  # a file system without locks
     os.ftruncate(file, 0)
-    os.write(file, f"process {os.getpid()} on {platform.node()}".encode())
+    with suppress(OSError):  # a full disk: the lock holds all the same
+        os.write(file, f"process {os.getpid()} on {platform.node()}".encode())
     _LOCKS[path] = file

@@ -1,6 +1,7 @@
 """The record of a run's metrics, as a table."""
 
 import csv
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,9 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_foundry.atomic import sync
+from lit_foundry.atomic import replacing, sync
+
+_log = logging.getLogger(__name__)
 
 
 class MetricsCSV(Logger):
@@ -29,6 +32,7 @@ class MetricsCSV(Logger):
         self._columns = ["step"]
         self._written = 0  # rows on disk that will not change any more
         self._end = 0  # their size in bytes
+        self._told = False  # of a failure to write
         if start and self.path.exists():
             self._continue(start)
 
@@ -89,31 +93,45 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Bring the file up to date; only its last row can still change."""
+        """Bring the file up to date; only its last row can still change.
+
+        Where that fails, the rows wait in memory for a better time, and the run goes on.
+        """
         if not self._rows:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = not self._end
-        path = self.path.with_name(f".{self.path.name}.partial") if whole else self.path
-        with path.open("w" if whole else "r+", newline="", encoding="utf-8") as file:
+        try:
+            if self._end:
+                self._append(self.path)
+            else:
+                with replacing(self.path) as partial:
+                    self._append(partial)
+        except OSError as error:
+            self._end = 0  # what is there may be torn: all is written again
+            self._written = 0
+            if not self._told:
+                _log.warning("%s: %s. The run goes on.", self.path, error.strerror or error)
+            self._told = True
+        else:
+            self._written, self._told = len(self._rows) - 1, False
+
+    def _append(self, path: Path) -> None:
+        """Write the rows that may have changed; all of them, with a header, to a new file."""
+        with path.open("r+" if self._end else "w", newline="", encoding="utf-8") as file:
             file.seek(self._end)
             file.truncate()
             writer = csv.DictWriter(file, self._columns)
-            if whole:
+            if not self._end:
                 writer.writeheader()
             for step, row in list(self._rows.items())[self._written :]:
                 file.flush()
                 self._end = file.tell()
                 writer.writerow({"step": step, **row})
-        if whole:
-            path.replace(self.path)
-        self._written = len(self._rows) - 1
 
     @rank_zero_only
     def sync(self) -> None:
         """Bring the file up to date on the disk, where a loss of power does not reach it."""
         self.save()
-        if self._rows:
+        if self._end:
             sync(self.path)
 
     @rank_zero_only

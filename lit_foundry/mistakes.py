@@ -28,6 +28,7 @@ from lit_foundry.arguments import (
     no_class,
     parts,
     paths,
+    repeated,
     required,
     some,
     takes_arguments,
@@ -135,8 +136,8 @@ class Search:
                     close = get_close_matches(str(path), map(str, path.parent.glob("*.y*ml")), n=1)
                     hint = f"Did you mean {close[0]}?" if close else SHIPPED
                     self.found.append(f"--config {name}: no such file. {hint}")
-            except UnicodeDecodeError:
-                self.found.append(f"--config {name}: not a text file in UTF-8; name a YAML file.")
+            except UnicodeDecodeError as error:
+                self.found.append(not_utf8(name, error))
             except OSError as error:
                 self.found.append(f"--config {name}: {error.strerror}; name a file to be read.")
 
@@ -149,6 +150,7 @@ class Search:
             if node is None:
                 self.found.append(f"{origin}: empty; write its keys, or leave the file out.")
             else:
+                self.twice(node, key)
                 self.value(node, key, want)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
@@ -157,8 +159,16 @@ class Search:
                 f"{origin}{place}: not YAML: {error.problem}. "
                 "Look at the indentation, brackets and quotes there."
             )
-        except yaml.YAMLError as error:
-            self.found.append(f"{origin}: not YAML: {' '.join(str(error).split())}.")
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            rule = f"not YAML: {error.reason}, the character {chr(error.character)!r}. Remove it."
+            self.found.append(f"{origin}, line {line}: {rule}")
+
+    def twice(self, node: yaml.Node, key: str) -> None:
+        """Note keys that stand twice, of which YAML would drop the first."""
+        for path, first, at in repeated(node, key):
+            where = "" if self.origin == WORDS else f", first in line {first.start_mark.line + 1}"
+            self.tell(at, path, f"stands twice{where}. Only the last would count: join the two.")
 
     def word(self, key: str, text: str | None) -> None:
         """Search ``--key text`` of a command line."""
@@ -168,6 +178,7 @@ class Search:
             node = yaml.compose(text or "") or yaml.ScalarNode(NULL, "")
         except yaml.YAMLError:
             node = yaml.ScalarNode(TEXT, text)
+        self.twice(node, key)
         if isinstance(node, yaml.ScalarNode):
             node.value = text or ""
         if key.endswith("+") and not isinstance(node, yaml.SequenceNode):
@@ -247,6 +258,9 @@ class Search:
         path = Path(origin).parent / str(node.value)
         try:
             text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            self.found.append(not_utf8(str(path), error))
+            return True
         except (OSError, ValueError):
             return False
         self.config(text, str(path), key, want)
@@ -326,6 +340,13 @@ class Search:
         except ArgumentError:
             return True
         return False
+
+
+def not_utf8(name: str, error: UnicodeDecodeError) -> str:
+    """Say where a file is not UTF-8."""
+    line = error.object.count(b"\n", 0, error.start) + 1
+    byte = f"the byte {error.object[error.start]:#04x}"
+    return f"{name}, line {line}: not UTF-8: {byte}. Save the file as UTF-8, or name a YAML file."
 
 
 def without_init_args(key: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_foundry.analysis import ByLength, Calibration
+from lit_foundry.atomic import replacing
 
 FIRST = ("loss", "acc", "f1", "calibration_error", "lr", "grad_norm")  # panels, in this order
 # One a run, or one a series of a single run. Okabe and Ito's, which all eyes tell apart.
@@ -31,10 +32,8 @@ def _figure(width: float, height: float, **kwargs: Any) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 def plot_confusion(matrix: NDArray[Any], labels: Sequence[str], path: Path) -> None:

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lit_foundry.atomic import replacing
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -55,10 +57,8 @@ class Predictions:
             columns[f"prob_{name}"] = column
         about = {"labels": list(self.labels), "step": self.step}
         table = pa.table(columns).replace_schema_metadata({"lit_foundry": json.dumps(about)})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(path)
+        with replacing(path) as partial:
+            pq.write_table(table, partial, compression="zstd")
         return path
 
     @classmethod

@@ -2,7 +2,6 @@
 
 import base64
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -12,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lit_foundry import analysis, plots
+from lit_foundry.atomic import move, naming, workspace
 from lit_foundry.past_run import SPLITS, Run, named, run_folder
 from lit_foundry.predictions import Predictions
 from lit_foundry.report_facts import facts, missing, settings
@@ -43,17 +43,12 @@ def write(folders: Sequence[Path], output: Path, batch: bool = False) -> Path:
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; name a folder, which may be new.")
-    partial = output.resolve().with_name(f".{output.resolve().name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        page = render(named(folders), partial, batch)
-        partial.mkdir(parents=True, exist_ok=True)
-        (partial / "index.html").write_text(page, encoding="utf-8")
-        output.mkdir(parents=True, exist_ok=True)
-        for path in sorted(partial.iterdir(), key=lambda path: path.name == "index.html"):
-            path.replace(output / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with naming(output / "index.html"), workspace(output) as place:
+        images = place / "images"
+        page = render(named(folders), images, batch)
+        (place / "index.html").write_text(page, encoding="utf-8")
+        for path in (*images.glob("*"), place / "index.html"):
+            move(path, output / path.name)
     return output / "index.html"
 
 

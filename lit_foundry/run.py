@@ -13,12 +13,13 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
-from lit_foundry.atomic import remove, replacing
+from lit_foundry.atomic import clear_stale, replacing
 from lit_foundry.checkpoint import CheckpointError, newest, recoveries, step_of
 from lit_foundry.lock import lock
 from lit_foundry.metrics_csv import MetricsCSV
+from lit_foundry.tensorboard_logger import TensorBoard
 
 Resume = Literal["auto", "required", "never"]
 PACKAGES = ("lit-foundry", "torch", "lightning", "transformers", "tokenizers", "torchmetrics")
@@ -111,8 +112,8 @@ class RunFolder:
         """
         if tidy:
             lock(path)
-            for partial in path.rglob(".*.partial"):
-                remove(partial)
+            for folder in [path, *path.rglob("*/")]:
+                clear_stale(folder)
         saved = recoveries(path / "checkpoints")
         ckpt = newest(path / "checkpoints")
         if saved and ckpt is None:
@@ -155,7 +156,7 @@ class RunFolder:
         start = self.start_step
         return [
             MetricsCSV(self.path / "metrics.csv", start),
-            TensorBoardLogger(self.path, name="", version="tensorboard", purge_step=start or None),
+            TensorBoard(self.path, name="", version="tensorboard", purge_step=start or None),
         ]
 
     def callbacks(self, task: LightningModule, config: str | None = None) -> list[Callback]:

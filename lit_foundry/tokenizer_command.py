@@ -1,8 +1,6 @@
 """Train a tokenizer on a corpus, and say what it makes of the text."""
 
 import os
-import shutil
-import tempfile
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lit_foundry.atomic import replacing
 from lit_foundry.usage import OWN_HELP, Parser, UsageError
 
 if TYPE_CHECKING:
@@ -126,18 +125,8 @@ def save(tokenizer: "PreTrainedTokenizerFast", output: Path) -> None:
     """Write a tokenizer's folder whole, or leave what was there before."""
     from lit_foundry.data.tokenizer import save_tokenizer
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    new, old = place / "new", place / "old"
-    try:
-        save_tokenizer(tokenizer, new)
-        if output.exists():
-            output.rename(old)
-        new.rename(output)
-    finally:
-        if old.exists() and not output.exists():
-            old.rename(output)
-        shutil.rmtree(place, ignore_errors=True)
+    with replacing(output) as partial:
+        save_tokenizer(tokenizer, partial)
 
 
 def measured(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> str:

@@ -103,19 +103,24 @@ class WandbTracker(Logger):
 
     def _start(self, folder: Path) -> None:
         self._folder = folder / "wandb"
-        self._folder.mkdir(exist_ok=True)
         # Else copies of artifacts would go to the home directory.
         files = str(self._folder.resolve() / ".files")
         own = {"WANDB_DATA_DIR": files, "WANDB_CACHE_DIR": files}
-        with (self._folder / "process.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_SCRIPT)],  # -P: our modules are not the script's
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=own | os.environ,
-                start_new_session=True,  # Ctrl-C is for the training; no terminal, so no prompt
-            )
+        try:
+            self._folder.mkdir(exist_ok=True)
+            with (self._folder / "process.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", str(_SCRIPT)],  # -P: our modules are not the script's
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env=own | os.environ,
+                    start_new_session=True,  # Ctrl-C is for the training; no terminal, so no prompt
+                )
+        except OSError as error:  # a full or read-only disk
+            self._failed = True
+            _log.warning("Weights & Biases: %s. The run goes on without it.", error)
+            return
         assert self._process.stdin is not None
         self._queue: queue.Queue[dict[str, Any]] = queue.Queue(_BACKLOG)
         args = (self._queue, self._process.stdin)

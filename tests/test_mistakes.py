@@ -1,5 +1,7 @@
 """Mistakes on the command line and in YAML are told in a few lines, with what was likely meant."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,11 @@ from lightning.pytorch import Callback
 
 from lit_foundry import usage
 from lit_foundry.__main__ import foreseen
+from lit_foundry.arguments import repeated
 from lit_foundry.cli import main
 from lit_foundry.mistakes import Search
 from lit_foundry.usage import UsageError
-from tests.conftest import write_config
+from tests.conftest import REPO, write_config
 
 MOST_LINES = 20
 WIDTH = 100
@@ -98,6 +101,32 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "YAML, a list for a key": ("", "? [a, b]\n: 2\n", ("line 1", "a config takes no '[a, b]'")),
     "YAML, a list for a class": ("", "data: {class_path: [a]}\n", ("data: has to name a class",)),
     "YAML, a list": ("", "model: [a]\n", ("line 1: model: must be a Task (class_path, init",)),
+    "YAML, a section twice": (
+        "",
+        "trainer: {max_epochs: 1}\nmodel: {}\ntrainer: {max_steps: 1}\n",
+        ("line 3: trainer: stands twice, first in line 1. Only the last would count: join",),
+    ),
+    "YAML, a key twice": (
+        "",
+        NESTED % "pooling: mean, 'pooling': mean",
+        ("line 4: model.init_args.backbone.init_args.pooling: stands twice, first in line 4",),
+    ),
+    "YAML, a key of a list twice": (
+        "",
+        "trainer:\n  callbacks:\n    - class_path: Timer\n      class_path: Timer\n",
+        ("line 4: trainer.callbacks[0].class_path: stands twice, first in line 3",),
+    ),
+    "YAML, a key twice beside a merged one": (
+        "",
+        "trainer:\n  max_steps: 1\n  <<: {max_steps: 2}\n  max_steps: 3\n",
+        ("line 4: trainer.max_steps: stands twice, first in line 2",),
+    ),
+    "a key twice": ('--model.optim {"lr":0,"lr":0}', "", ("--model.optim.lr: stands twice",)),
+    "a key twice in a config as text": (
+        '--config {"trainer":{"max_steps":1,"max_steps":1}}',
+        "",
+        ("--config, line 1: trainer.max_steps: stands twice, first in line 1",),
+    ),
     "YAML, a word alone": ("", "model\n", ("is a value, but holds keys: seed_everything",)),
 }
 
@@ -143,6 +172,64 @@ def test_only_the_first_mistakes_are_told(tiny: Path) -> None:
     with pytest.raises(UsageError, match="and 5 more") as caught:
         main(["fit", "--config", str(tiny), *words])
     assert len(str(caught.value).splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"# caf\xe9\n", "line 1: not UTF-8: the byte 0xe9. Save the file as UTF-8"),
+        ("trainer:\n".encode("utf-16"), "line 1: not UTF-8: the byte 0xff"),
+        (bytes(range(256)), "line 2: not UTF-8: the byte 0x80"),
+        (b"a: 1\nb: \0\n", "line 2: not YAML: special characters are not allowed"),
+        (b"trainer:\n\tmax_steps: 1\n", "line 2, column 1: not YAML"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_config_that_is_no_text_is_told_with_its_place(
+    content: bytes, said: str, nested: bool, tiny: Path
+) -> None:
+    path = tiny.with_name("part.yaml")
+    path.write_bytes(content)
+    key = "--trainer" if nested else "--config"
+    with pytest.raises(UsageError) as caught:
+        main(["fit", "--config", str(tiny), key, str(path)])
+    assert str(caught.value).startswith(f"{path}, {said}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_config_may_have_a_byte_order_mark_umlauts_and_merged_keys(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "\ufeff# caf\u00e9\ntrainer:\n  <<: {max_steps: 2, max_epochs: 7}\n  max_steps: 3\n"
+    tiny.with_name("over.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(
+            ["fit", "--config", str(tiny), "-c", str(tiny.with_name("over.yaml")), "--print_config"]
+        )
+    shown = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert (shown["max_steps"], shown["max_epochs"]) == (3, 7)
+
+
+def test_a_config_is_read_as_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: caf\u00e9\n", encoding="utf-8")
+    code = "import lit_foundry.arguments, jsonargparse as j; ascii(j.Path('a.yaml').read_text())"
+    env = {"PYTHONPATH": str(REPO), "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-X", "utf8=0", "-c", code]
+    subprocess.run(command, cwd=tmp_path, env=env, check=True)
+
+
+def test_a_key_twice_in_a_part_is_told_where_it_lies(tiny: Path) -> None:
+    part = tiny.with_name("optim.yaml")
+    part.write_text("lr: 1e-3\nwarmup: 0.1\nlr: 1e-4\n", encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        main(["fit", "--config", str(tiny), "--model.optim", str(part)])
+    told = f"{part}, line 3: model.init_args.optim.lr: stands twice, first in line 1."
+    assert str(caught.value).startswith(told)
+
+
+def test_aliases_that_multiply_cost_no_time() -> None:
+    lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{f'*a{i - 1},' * 9}]" for i in range(1, 30))]
+    assert not list(repeated(yaml.compose("\n".join(lines))))
 
 
 @pytest.mark.parametrize(

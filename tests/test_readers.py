@@ -158,6 +158,7 @@ BAD_TEXT_FILES: dict[str, tuple[str, bytes, str]] = {
         r"line 3: unexpected end.*double each",
     ),
     "lone quote": ("x.csv", b'text,label\n"a"b,1\n', r"line 2: .* Quote texts"),
+    "a key twice": ("x.jsonl", b'{"text": "a", "text": "b"}', r"line 1: .*'text' stands twice"),
     "broken json": ("x.jsonl", b'\n{"text": 1,}\n', r"line 2: not JSON \(.*column \d+.*one object"),
     "half emoji": (
         "x.jsonl",

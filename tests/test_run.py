@@ -225,11 +225,11 @@ def test_a_resume_says_where_it_goes_on_or_why_it_starts_anew(
 def test_what_killed_writers_left_in_a_run_goes_when_it_is_resumed(root: Path) -> None:
     run = begun(root)
     save(run, 5)
-    (run.checkpoints / ".recovery-6.ckpt.partial").write_bytes(b"half")
-    (run.path / ".metrics.csv.partial").write_bytes(b"half")
-    (run.path / "export" / ".onnx.partial").mkdir(parents=True)
+    for folder in (run.path, run.checkpoints, run.path / "export"):
+        (folder / ".partial-x").mkdir(parents=True)
+        (folder / ".partial-x" / "recovery-6.ckpt").write_bytes(b"half")
     RunFolder.start("mine", root, "auto")
-    assert not list(run.path.rglob("*.partial"))
+    assert not list(run.path.rglob("*partial*"))
 
 
 def test_children_of_a_resumed_run_resume_it_too(

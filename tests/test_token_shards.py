@@ -3,7 +3,6 @@
 import errno
 import os
 import pickle
-import resource
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from lit_foundry.data.documents import Documents
 from lit_foundry.data.readers import DataError
 from lit_foundry.data.token_shards import TokenShards, tokenize_documents
 from lit_foundry.data.tokenizer_training import TrainTokenizer, train_tokenizer
+from tests.conftest import full_disk
 
 WORDS = ["plot", "actors", "scénes", "camera's", "music", "story", "hero", "[SEP]", "rain", "日本"]
 KINDS: tuple[Literal["wordpiece", "bpe"], ...] = ("wordpiece", "bpe")
@@ -259,20 +259,15 @@ def test_killed_at_any_write_it_goes_on_to_the_same_bytes(
     assert done.returncode == 0, done.stderr
     kills, shards = map(int, done.stdout.split())
     assert shards > 2
-    assert kills == 3 * shards + 1
+    assert kills == 5 * shards + 2  # three files and two folders; corpus.json and its folder
 
 
 def test_a_full_disk_keeps_the_finished_shards_and_names_the_file(
     wordpiece: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     documents = corpus(tmp_path / "x.txt", [*sentences(40), "plot " * 40_000])
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
-    try:
-        with pytest.raises(OSError, match=r"ids\.bin") as error:
-            tokenize_documents(documents, wordpiece, tmp_path, "train", 400)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(2**16), pytest.raises(OSError, match="shard-") as error:
+        tokenize_documents(documents, wordpiece, tmp_path, "train", 400)
     assert error.value.errno == errno.EFBIG
     (folder,) = (path for path in (tmp_path / "corpora").iterdir() if path.is_dir())
     assert str(error.value.filename).startswith(str(folder))
@@ -283,19 +278,14 @@ def test_a_full_disk_keeps_the_finished_shards_and_names_the_file(
 
 
 def test_a_disk_that_is_full_at_the_very_end_leaves_nothing_half_written(
-    wordpiece: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wordpiece: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    documents, append = corpus(tmp_path / "x.txt", sentences(40)), shard_writer._append
-
-    def full(path: Path, data: bytes | bytearray) -> None:
-        append(path, data)
-        if path.name.startswith("corpus.json"):
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setattr(shard_writer, "_append", full)
-    with pytest.raises(OSError, match=r"corpus\.json"):
+    documents = corpus(tmp_path / "x.txt", sentences(40))
+    (
+        tokenize_documents(documents, wordpiece, tmp_path, "train", 400).folder / "corpus.json"
+    ).unlink()
+    with full_disk(), pytest.raises(OSError, match=r"corpus\.json"):
         tokenize_documents(documents, wordpiece, tmp_path, "train", 400)
-    monkeypatch.undo()
     left = {Path(name).parts[1] for name in contents(tmp_path / "corpora")}
     assert left
     assert all(name.startswith("shard-") for name in left)

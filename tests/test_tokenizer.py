@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import random
-import resource
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import pairwise
@@ -30,6 +29,7 @@ from lit_foundry.data.tokenizer import (
 from lit_foundry.data.tokenizer_training import SPECIAL, Kind, train_tokenizer
 from lit_foundry.data.tokenizer_training import trained as trained_now
 from lit_foundry.data.vocabulary import continues_word
+from tests.conftest import full_disk
 
 SYLLABLES = ["ba", "ce", "di", "fo", "gu", "ka", "Le", "mi", "no", "été", "ñu", "ö"]
 SIGNS = [",", ".", " - ", "!", " $", "€"]
@@ -307,14 +307,12 @@ def test_a_trained_tokenizer_is_loaded_again_and_not_trained(tmp_path: Path, kin
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     config, texts = TrainTokenizer("bpe", 400), some_texts(0, 50)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, hard))
-    try:
-        with pytest.raises(OSError, match=r"File too large: .*tokenizers/") as error:
-            train_tokenizer(config, texts, "texts", tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        full_disk(2**12),
+        pytest.raises(OSError, match=r"File too large: .*tokenizers/") as error,
+    ):
+        train_tokenizer(config, texts, "texts", tmp_path)
     assert error.value.errno == errno.EFBIG
     assert [path.suffix for path in (tmp_path / "tokenizers").iterdir()] == [".lock"]
     assert len(train_tokenizer(config, texts, "texts", tmp_path)) > 256

@@ -12,7 +12,7 @@ from lit_foundry.data.readers import DataError, DatasetNotFoundError
 from lit_foundry.data.tokenizer_training import Kind
 from lit_foundry.tokenizer_command import KINDS, main
 from lit_foundry.usage import UsageError
-from tests.conftest import reviews
+from tests.conftest import full_disk, reviews
 
 EACH = pytest.mark.parametrize("kind", KINDS)
 
@@ -137,20 +137,11 @@ def test_malformed_input_ends_the_training_and_leaves_nothing(tmp_path: Path, ki
     assert beside(tmp_path / "a.jsonl") == {"a.jsonl"}
 
 
-def test_a_failed_write_keeps_the_older_tokenizer(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output, rename = tmp_path / "out", Path.rename
+def test_a_failed_write_keeps_the_older_tokenizer(corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
     run(corpus, output, "--kind", "characters")
     before = (output / "tokenizer.json").read_bytes()
-
-    def full(path: Path, target: Path) -> Path:
-        if path.name == "new":
-            raise OSError("disk full")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", full)
-    with pytest.raises(OSError, match="disk full"):
+    with full_disk(), pytest.raises(OSError, match="out"):
         run(corpus, output, "--kind", "bpe", "--vocab_size", "350")
     assert (output / "tokenizer.json").read_bytes() == before
     assert beside(output) == {"corpus", "out"}

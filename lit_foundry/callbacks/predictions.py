@@ -12,6 +12,7 @@ from typing import IO, Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from lit_foundry.atomic import replacing
 from lit_foundry.callbacks.evaluation_record import SampleOutputs
 
 
@@ -63,12 +64,11 @@ class PredictionWriter(Callback):
         if self.output is None:
             self._write(sys.stdout, rows, as_csv=False)
             return
-        partial = self.output.with_name(f".{self.output.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(self.output) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             self._write(file, rows, as_csv=self.output.suffix == ".csv")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.output)
         print(f"{len(rows)} predictions written to {self.output}")
 
     @staticmethod

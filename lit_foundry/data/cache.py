@@ -1,9 +1,9 @@
 """Token ids of a whole split in one memory-mapped file, made once."""
 
+import io
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
+
+from lit_foundry.atomic import replacing
 
 CHUNK = 1000  # texts per call: enough to keep every thread of the tokenizer busy
 FORMAT = 1
@@ -56,11 +58,12 @@ def tokenize(
         folder: Named after everything that the result depends on.
         name: What the progress bar calls the texts.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # other processes wait instead of doing the same
-        if not _is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            _write(texts, tokenizer, folder, name)
+    if not _is_whole(folder):  # one that is may lie on a read-only disk
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # other processes wait instead of doing the same
+            if not _is_whole(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                _write(texts, tokenizer, folder, name)
     offsets = np.load(folder / "offsets.npy")
     empty = np.empty(0, np.int32)  # an empty file cannot be mapped
     ids = np.memmap(folder / "ids.bin", np.int32, "r") if offsets[-1] else empty
@@ -98,9 +101,8 @@ def _is_whole(folder: Path) -> bool:
 def _write(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, folder: Path, name: str
 ) -> None:
-    """Write to a temporary folder beside ``folder``, then rename: never half a cache."""
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
+    with replacing(folder) as partial:
+        partial.mkdir()
         lengths = [0]
         starts = range(0, len(texts), CHUNK)
         with (partial / "ids.bin").open("wb") as file:
@@ -109,13 +111,9 @@ def _write(
                 for ids in _ids(chunk, tokenizer):
                     file.write(np.asarray(ids, np.int32).tobytes())
                     lengths.append(len(ids))
-            file.flush()
-            os.fsync(file.fileno())
-        np.save(partial / "offsets.npy", np.cumsum(lengths, dtype=np.int64))
+        offsets = io.BytesIO()  # of a file, numpy does not say why it could not be written
+        np.save(offsets, np.cumsum(lengths, dtype=np.int64))
+        (partial / "offsets.npy").write_bytes(offsets.getvalue())
         sizes = {file: (partial / file).stat().st_size for file in ("ids.bin", "offsets.npy")}
-        (partial / "meta.json").write_text(
-            json.dumps({"format": FORMAT, "sizes": sizes}), encoding="utf-8"
-        )
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        meta = json.dumps({"format": FORMAT, "sizes": sizes})
+        (partial / "meta.json").write_text(meta, encoding="utf-8")

@@ -1,12 +1,13 @@
 """Digests of files, computed once for each content."""
 
-import os
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from lit_foundry.atomic import replacing
 from lit_foundry.data.cache import cache_root
 
 BLOCK = 2**20  # bytes read at once; a file below it is as fast to read as its digest
@@ -72,10 +73,5 @@ def _digest(path: Path, place: Path | None, bar: "tqdm[None]") -> str:
 
 def _keep(digest: str, place: Path) -> None:
     """Write a digest; where the disk is full, it is computed again instead."""
-    partial = place.with_name(f".{place.name}.{os.getpid()}")  # another process may do the same
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError), replacing(place) as partial:
         partial.write_text(digest, encoding="utf-8")
-        partial.replace(place)
-    except OSError:
-        partial.unlink(missing_ok=True)

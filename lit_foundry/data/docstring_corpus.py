@@ -20,11 +20,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from os import replace
 from pathlib import Path
 from textwrap import dedent
 from typing import Literal, NamedTuple
-from uuid import uuid4
+
+from lit_foundry.atomic import replacing
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -165,19 +165,14 @@ def cached(folder: Path, packages: Sequence[str] = PACKAGES, limit: int = 1500) 
     key = json.dumps([FORMAT, limit, versions(packages)])
     path = folder / f"docstrings-{_digest(key)[:12]}.json"
     if path.exists():
-        head, _, body = path.read_text("utf-8", errors="replace", encoding="utf-8").partition("\n")
+        head, _, body = path.read_text(encoding="utf-8", errors="replace").partition("\n")
         if head == _digest(key + body):  # else damaged: made again
             rows: Mapping[Split, list[list[str]]] = json.loads(body)
             return {split: [Doc(*row) for row in rows[split]] for split in SPLITS}
     corpus = collect(packages, limit)
     body = json.dumps(corpus)
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{uuid4().hex}")  # several processes may write: the last one wins
-    try:
-        part.write_text(f"{_digest(key + body)}\n{body}", "utf-8", encoding="utf-8")
-        replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part:  # several processes may write: the last one wins
+        part.write_text(f"{_digest(key + body)}\n{body}", encoding="utf-8")
     return corpus
 
 

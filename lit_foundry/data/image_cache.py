@@ -6,7 +6,6 @@ Shapes: N images, H height, W width, C channels.
 import json
 import os
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from lit_foundry.atomic import replacing
 from lit_foundry.data.decoding import BadImageError, Form
 from lit_foundry.data.image_dataset import Pixels, Streamed, bad, wrong_size
 from lit_foundry.data.image_table import ImageTable
@@ -79,11 +79,12 @@ def decode(job: Decoding, folder: Path, keep: bool) -> Images:
         folder: Named after everything that the result depends on.
         keep: Whether pixels are written; else images are only found good or bad.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # other processes wait instead of doing the same
-        if not _is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            _write(job, folder, keep)
+    if not _is_whole(folder):  # one that is may lie on a read-only disk
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # other processes wait instead of doing the same
+            if not _is_whole(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                _write(job, folder, keep)
     record = folder / "skipped.json"
     found = json.loads(record.read_text(encoding="utf-8"))
     # Paths of the images as they lie now: equal ones elsewhere share the cache.
@@ -124,9 +125,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _write(job: Decoding, folder: Path, keep: bool) -> None:
-    """Write to a temporary folder beside ``folder``, then rename: never half a cache."""
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
+    with replacing(folder) as partial:
+        partial.mkdir()
         skipped: list[Skipped] = []
         bar = tqdm(None, f"Decoding {job.name}", len(job.table), unit=" images", disable=None)
         with bar, (partial / "pixels.bin").open("wb") as file:
@@ -136,17 +136,11 @@ def _write(job: Decoding, folder: Path, keep: bool) -> None:
                 if keep:
                     file.write(pixels.data)
                 bar.update(len(pixels))
-            file.flush()
-            os.fsync(file.fileno())
         (partial / "skipped.json").write_text(json.dumps(skipped, indent=1), encoding="utf-8")
         names = "pixels.bin", "skipped.json"
         sizes = {name: (partial / name).stat().st_size for name in names}
-        (partial / "meta.json").write_text(
-            json.dumps({"format": FORMAT, "sizes": sizes}), encoding="utf-8"
-        )
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        meta = json.dumps({"format": FORMAT, "sizes": sizes})
+        (partial / "meta.json").write_text(meta, encoding="utf-8")
 
 
 def _chunks(job: Decoding) -> Iterator[tuple[NDArray[np.uint8], list[Skipped]]]:

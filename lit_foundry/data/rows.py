@@ -143,7 +143,7 @@ def json_rows(lines: Iterable[str], source: str, names: Sequence[str], keys: str
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=_unique)
             if "\\ud" in line.lower():  # half of an escaped emoji, which no tokenizer takes
                 json.dumps(record, ensure_ascii=False).encode()
         except ValueError as error:
@@ -154,6 +154,15 @@ def json_rows(lines: Iterable[str], source: str, names: Sequence[str], keys: str
             raise DataError(f"{where}: a JSON {kind}, not an object. Write one object a line.")
         check_columns(where, names, list(record), keys)
         yield where, [record[name] for name in names]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return record
 
 
 def _parquet_rows(path: Path, names: Sequence[str], start: int, keys: str) -> Rows:

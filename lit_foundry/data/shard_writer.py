@@ -6,13 +6,10 @@ says with which row of which file the next one begins; ``corpus.json`` comes las
 
 import io
 import json
-import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
@@ -22,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm.auto import tqdm
 
+from lit_foundry.atomic import replacing
 from lit_foundry.data.documents import Documents
 
 FORMAT = 1
@@ -73,8 +71,6 @@ class ShardWriter:
 
     def run(self, name: str) -> None:
         """Write the shards that are missing or damaged; ``name`` is for the progress bar."""
-        for stale in self.folder.glob(".partial-*"):  # of a process that was killed
-            shutil.rmtree(stale, ignore_errors=True)
         number, place, more = 0, (0, 0), True
         with tqdm(desc=f"Tokenizing {name}", unit="B", unit_scale=True, disable=None) as bar:
             while more:
@@ -92,7 +88,8 @@ class ShardWriter:
         """
         with closing(self._tokenized(place)) as pieces:
             while piece := next(pieces, None):
-                with _writing(shard_folder(self.folder, number)) as partial:
+                with replacing(shard_folder(self.folder, number)) as partial:
+                    partial.mkdir()
                     self._fill(partial, chain([piece], pieces), bar)
                 number += 1
                 if _meta(shard_folder(self.folder, number)):
@@ -101,31 +98,28 @@ class ShardWriter:
 
     def _fill(self, partial: Path, pieces: Iterator[Tokenized], bar: "tqdm[None]") -> None:
         rows: list[tuple[int, int, Hash]] = []
-        held, num_tokens, start, full = bytearray(), 0, 0, False
-        while not full and (piece := next(pieces, None)):
-            ids, end = piece
-            held += np.array(ids, self.dtype).tobytes()
-            num_tokens += len(ids)
-            if end:
-                file, row, num_bytes, content = end
-                rows.append((start, num_bytes, content))
-                start = num_tokens
-                full = num_tokens * np.dtype(self.dtype).itemsize >= self.shard_bytes
-                bar.update(num_bytes)
-            if len(held) >= WRITTEN:
-                _append(partial / "ids.bin", held)
-                held.clear()
-        _append(partial / "ids.bin", held)
-        table = io.BytesIO()
+        num_tokens, start, full = 0, 0, False
+        with (partial / "ids.bin").open("wb", buffering=WRITTEN) as ids_file:
+            while not full and (piece := next(pieces, None)):
+                ids, end = piece
+                ids_file.write(np.array(ids, self.dtype).tobytes())
+                num_tokens += len(ids)
+                if end:
+                    file, row, num_bytes, content = end
+                    rows.append((start, num_bytes, content))
+                    start = num_tokens
+                    full = num_tokens * np.dtype(self.dtype).itemsize >= self.shard_bytes
+                    bar.update(num_bytes)
+        table = io.BytesIO()  # of a file, numpy does not say why it could not be written
         np.save(table, np.array(rows, DOCUMENT))
-        _append(partial / "documents.npy", table.getvalue())
+        (partial / "documents.npy").write_bytes(table.getvalue())
         meta = {
             "format": FORMAT,
             "bytes": sum(num_bytes for _, num_bytes, _ in rows),
             "next": [file, row + 1],
             "sizes": {name: (partial / name).stat().st_size for name in FILES},
         }
-        _append(partial / "meta.json", json.dumps(meta).encode())
+        (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         bar.set_postfix_str(f"file {file + 1} of {self.documents.num_files}")
 
     def _tokenized(self, place: Place) -> Generator[Tokenized, None, None]:
@@ -156,13 +150,8 @@ class ShardWriter:
             "dtype": self.dtype,
             "fingerprint": content.hexdigest(),
         }
-        partial = self.folder / "corpus.json.partial"
-        partial.unlink(missing_ok=True)  # of a process that was killed
-        try:
-            _append(partial, json.dumps(corpus).encode())
-            partial.replace(self.folder / "corpus.json")
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(self.folder / "corpus.json") as partial:
+            partial.write_text(json.dumps(corpus), encoding="utf-8")
 
 
 def _pieces(documents: Documents, place: Place) -> Iterator[tuple[str, End]]:
@@ -221,26 +210,3 @@ def _meta(shard: Path) -> dict[str, Any] | None:
         return meta if meta["format"] == FORMAT and meta["sizes"] == sizes else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[Path]:
-    """Give a folder beside ``folder`` that takes its place once all is on disk."""
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _append(path: Path, data: bytes | bytearray) -> None:
-    """Add data to the end of a file, on disk when this returns; an error names the file."""
-    try:
-        with path.open("ab") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error

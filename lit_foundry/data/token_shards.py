@@ -106,10 +106,11 @@ def tokenize_documents(
     backend = fast.to_str()
     key = sha256(f"{backend}{documents.fingerprint}{FORMAT}{shard_bytes}".encode()).hexdigest()
     folder = cache / "corpora" / key[:24]
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # other processes wait instead of doing the same
-        if not is_whole(folder):
-            ShardWriter(documents, fast, folder, shard_bytes).run(name)
+    if not is_whole(folder):  # one that is may lie on a read-only disk
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # other processes wait instead of doing the same
+            if not is_whole(folder):
+                ShardWriter(documents, fast, folder, shard_bytes).run(name)
     return TokenShards(folder)
 
 

@@ -1,7 +1,6 @@
 """Tokenizers: loaded, saved with every checkpoint as plain text, and how they frame texts."""
 
 import os
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from lit_foundry.atomic import naming
 from lit_foundry.sources import from_hub, resolve
 
 # The tokenizer's threads are idle whenever loader workers fork; unset, it warns and goes serial.
@@ -46,19 +46,13 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a tokenizer's folder; if the disk does not let it, the OSError names the folder."""
-    try:
+    with naming(folder):
         tokenizer.save_pretrained(folder)
-    except Exception as error:  # Rust code raises no OSError
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        number = int(found[1]) if found else getattr(error, "errno", None)
-        if number is None:
-            raise
-        raise OSError(number, os.strerror(number), str(folder)) from error
 
 
 def tokenizer_from_files(files: Mapping[str, str]) -> PreTrainedTokenizerFast:
     """Rebuild a tokenizer from :func:`tokenizer_files`."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, naming(Path(folder)):
         for name, text in files.items():
             Path(folder, name).write_text(text, encoding="utf-8")
         return AutoTokenizer.from_pretrained(folder)

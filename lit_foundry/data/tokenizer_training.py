@@ -3,9 +3,7 @@
 import hashlib
 import json
 import re
-import shutil
 import string
-import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -19,6 +17,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from tokenizers import decoders as dec
 from transformers import PreTrainedTokenizerFast
 
+from lit_foundry.atomic import replacing
 from lit_foundry.data.tokenizer import save_tokenizer
 
 Kind = Literal["wordpiece", "bpe", "unigram", "characters"]
@@ -87,16 +86,13 @@ def train_tokenizer(
     content = json.dumps([FORMAT, settings, fingerprint])
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
     folder = cache / "tokenizers" / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            partial = tempfile.mkdtemp(prefix=".partial-", dir=folder.parent)
-            try:
-                save_tokenizer(trained(config, texts), Path(partial))
-                Path(partial).rename(folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        return PreTrainedTokenizerFast.from_pretrained(folder, **ENDS)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # other processes wait instead of doing the same
+            if not folder.exists():
+                with replacing(folder) as partial:
+                    save_tokenizer(trained(config, texts), partial)
+    return PreTrainedTokenizerFast.from_pretrained(folder, **ENDS)
 
 
 def trained(config: TrainTokenizer, texts: Iterable[str]) -> PreTrainedTokenizerFast:
