@@ -3,6 +3,7 @@
 Shapes: H height, W width, C channels.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,8 +118,6 @@ def _told() -> Iterator[None]:
         yield
     except BadImageError:
         raise
-    except FileNotFoundError:
-        raise BadImageError("no such file, or a link to one that is gone") from None
     except PermissionError:
         raise BadImageError("no permission to read it") from None
     except MemoryError:
@@ -147,6 +146,8 @@ def _opened(image: Any) -> Image.Image:
             raise BadImageError("empty, 0 bytes")
         likely = [kind for start, kind in STARTS.items() if image.startswith(start)]
         return _small(Image.open(BytesIO(image), formats=likely or kinds()))
+    if not os.path.exists(image):
+        raise BadImageError("no such file, or a link that leads to none")
     if not Path(image).stat().st_size:
         raise BadImageError("empty, 0 bytes")
     return _small(Image.open(image, formats=kinds()))
