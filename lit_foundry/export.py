@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from lit_foundry import __version__
 from lit_foundry.atomic import replacing
 from lit_foundry.checkpoint import MANIFEST, CheckpointError, load_data, load_task
+from lit_foundry.data.decoded_images import DecodedImages
 from lit_foundry.exported_network import ImageNetwork, LanguageNetwork, Network
+from lit_foundry.image_samples import pixels_of_files
 from lit_foundry.inference import JOBS, exported_logits
 from lit_foundry.nn import ImageBackbone
 from lit_foundry.nn.image_classifier import image_classifier, image_processor
@@ -27,6 +29,8 @@ from lit_foundry.usage import OWN_HELP, Parser
 
 # Largest difference of logits, in units of the largest logit or 1.
 TOLERANCE = {"hf": 1e-5, "onnx": 1e-4, "torch": 1e-5, "safetensors": 1e-5}
+RGB_ONLY = "pipelines of transformers take colours; lit_foundry.load takes these shades of grey"
+CLIPPED = "of greys of 16 bit, transformers makes white what exceeds 255, where predict scales them"
 
 
 def main(args: list[str]) -> None:
@@ -110,6 +114,8 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
         "data": data.recipe(),
         "data_state": state | {"tokenizer": list(state.get("tokenizer", ()))},
     }
+    if format == "hf" and images:
+        print(f"Note: {RGB_ONLY if network.backbone.in_channels == 1 else CLIPPED}.")
     if format == "hf" and getattr(data, "truncation", "") == "head_tail":
         print(
             f"Note: of texts over {data.max_length} tokens, transformers keeps the head, where "
@@ -126,7 +132,10 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
             )
         if job not in JOBS:
             write_ids(partial, tokenizer)
-        manifest["difference"] = compare(network, partial, format, data.facts)
+        cases = list(network.cases(data.facts))
+        if isinstance(network, ImageNetwork) and isinstance(data, DecodedImages):
+            cases.append((pixels_of_files(network, partial, data, format),))
+        manifest["difference"] = compare(network, partial, format, cases)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return output
 
@@ -195,15 +204,23 @@ def write_onnx(network: Network, folder: Path, labels: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def compare(network: Network, folder: Path, format: str, facts: Mapping[str, int]) -> float:
+def compare(
+    network: Network, folder: Path, format: str, cases: Iterable[tuple[torch.Tensor, ...]]
+) -> float:
     """Return the largest difference between the logits of a network and of its export.
+
+    Args:
+        network: What was exported.
+        folder: The export.
+        format: Its format.
+        cases: Inputs to compare them on.
 
     Raises:
         CheckpointError: If it exceeds the format's tolerance.
     """
     logits = exported_logits(folder, format, network.inputs)
     differences = []
-    for values in network.cases(facts):
+    for values in cases:
         expected = network(*values)
         found = logits(dict(zip(network.inputs, values, strict=True)))
         scale = max(1.0, float(expected.abs().max()))
