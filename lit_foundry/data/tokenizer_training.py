@@ -96,7 +96,7 @@ def train_tokenizer(
                 Path(partial).rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-        return PreTrainedTokenizerFast.from_pretrained(folder, **ENDS)
+        return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False, **ENDS)
 
 
 def trained(config: TrainTokenizer, texts: Iterable[str]) -> PreTrainedTokenizerFast:
