@@ -5,26 +5,24 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
 from lit_foundry.atomic import replacing
 from lit_foundry.nn import restoring
+from lit_foundry.recipe import CheckpointError as CheckpointError
+from lit_foundry.recipe import check_classes, installed_modules_only
 
 FORMAT = 1  # of checkpoints; a higher one is of a later lit_foundry
 MANIFEST = "lit_foundry.json"  # what an exported folder says of itself
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is damaged, or is not what it is used for."""
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
@@ -158,11 +156,33 @@ def recipe_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def build(recipe: Mapping[str, Any], base: type) -> Any:
-    """Build the object that a recipe describes, its type checked against ``base``."""
+    """Build the object that a recipe describes, its type checked against ``base``.
+
+    Raises:
+        CheckpointError: If it describes another object, or its class, or one inside of it, lies in
+            a module that is not imported.
+    """
+    try:
+        parser, config = parsed(recipe, base)
+    except ArgumentError as error:
+        reason = shorten(str(error).partition("Errors:")[2] or str(error), 300)
+        raise CheckpointError(
+            f"The recipe does not describe a {base.__name__}: {reason}"
+        ) from error
+    return parser.instantiate(config).object
+
+
+def parsed(
+    recipe: Mapping[str, Any], base: type, named: Collection[str] = ()
+) -> tuple[ArgumentParser, Namespace]:
+    """Parse a recipe, and import nothing for it but what ``check_classes`` allows."""
+    check_classes(recipe, named)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "object", required=True)
-    config = parser.parse_object({"object": dict(recipe)})
-    return parser.instantiate(config).object
+    with installed_modules_only():
+        config = parser.parse_object({"object": dict(recipe)})
+    check_classes(config.as_dict())  # files that it names may name others
+    return parser, config
 
 
 def load_task(path: str | Path) -> LightningModule:

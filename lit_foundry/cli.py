@@ -24,19 +24,25 @@ import lit_foundry.callbacks
 import lit_foundry.data
 import lit_foundry.nn  # noqa: F401
 from lit_foundry import devices
-from lit_foundry.arguments import class_help, fill_facts, has_gaps
+from lit_foundry.arguments import class_help, classes_written, fill_facts, has_gaps
 from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
 from lit_foundry.callbacks.recovery import use_own_signals
-from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
+from lit_foundry.checkpoint import (
+    CheckpointError,
+    load_strictly,
+    parsed,
+    read_checkpoint,
+    recipe_of,
+)
 from lit_foundry.data import DataModule
 from lit_foundry.mistakes import check_nulls, explain, unwrapped
 from lit_foundry.nn import Backbone, restoring
-from lit_foundry.recipe import differences
+from lit_foundry.recipe import differences, installed_modules_only
 from lit_foundry.run import Resume, RunFolder
 from lit_foundry.signals import HANDLER, Stopped
 from lit_foundry.tasks import Task
 from lit_foundry.tasks.facts import check_tokenizer
-from lit_foundry.usage import USAGE, UsageError, flags, in_order, unknown_command
+from lit_foundry.usage import USAGE, UsageError, flags, in_order, printable, unknown_command
 
 EVALUATION = ("validate", "test", "predict")
 COMMANDS = ("fit", *EVALUATION)
@@ -153,6 +159,7 @@ class FoundryCLI(LightningCLI):
             built = recipe_of(self.checkpoint, Path(path))
             below = {key: built[key] for key in ("model", "data") if built[key]}
             recipe = yaml.safe_dump(below, sort_keys=False)
+            self._check(below, recipe, words)
             words = [words[0], "--config", recipe, *words[1:]]
         try:
             self.config = parser.parse_args(words)
@@ -162,6 +169,16 @@ class FoundryCLI(LightningCLI):
                     raise ArgumentError(None, f"{group} holds keys")
         except (ArgumentError, OSError, UnicodeDecodeError) as error:  # of a config, these two
             raise UsageError(explain(self.words, self._parser(words[0]), recipe, error)) from error
+
+    def _check(self, parts: dict[str, Any], recipe: str, words: list[str]) -> None:
+        """Parse the recipe alone first, and import no module for it but what the user named."""
+        try:
+            for key, part in parts.items():
+                parsed(part, BASES[key], classes_written(words))
+        except ArgumentError as error:
+            with installed_modules_only():
+                told = explain(words[:1], self._parser(words[0]), recipe, error)
+            raise UsageError(told) from error
 
     def _parse_ckpt_path(self) -> None:
         """Replace Lightning's, which lets a checkpoint override what the user wrote."""
@@ -244,7 +261,10 @@ class FoundryCLI(LightningCLI):
             score = ScoreRecord(Path(config.ckpt_path), self.checkpoint["global_step"])
             extra: list[Any] = [score, ProgressBar()]
             if self.config.subcommand == "predict":
-                extra.append(PredictionWriter(self.data.labels, config.output))
+                old = self.checkpoint["lit_foundry"]
+                recipes = [old["model"], old["data"], self.model.recipe(), self.data.recipe()]
+                read = [config.ckpt_path, *recipes]  # which the output must not write over
+                extra.append(PredictionWriter(self.data.labels, config.output, read))
             return self._trainer_with(extra, logger=False)
         if limits.fast_dev_run:
             return self._trainer_with([ProgressBar()])
@@ -311,7 +331,8 @@ def main(args: ArgsType = None) -> FoundryCLI:
     """Run the command line, or ``args`` in its place."""
     for expected in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", expected)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no path, no line
+    # No path, no line.
+    warnings.formatwarning = lambda text, *_, **__: f"warning: {printable(str(text))}\n"
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip: " not in record.getMessage()  # advertisements
     )

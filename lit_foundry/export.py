@@ -23,7 +23,9 @@ from lit_foundry.nn import ImageBackbone
 from lit_foundry.nn.image_classifier import image_classifier, image_processor
 from lit_foundry.nn.language_model import language_model
 from lit_foundry.nn.sequence_classifier import sequence_classifier
+from lit_foundry.recipe import import_named
 from lit_foundry.run import RunFolder
+from lit_foundry.sources import check_output
 from lit_foundry.tracking import tracker_of
 from lit_foundry.usage import OWN_HELP, Parser
 
@@ -39,7 +41,9 @@ def main(args: list[str]) -> None:
     parser.add_argument("--ckpt_path", type=Path, required=True)
     parser.add_argument("--format", choices=tuple(TOLERANCE), required=True)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--import", dest="modules", nargs="+", default=[])
     given = parser.parse_args(args)
+    import_named(given.modules)
     output = export(given.ckpt_path, given.format, given.output)
     if tracker := tracker_of(RunFolder.of(given.ckpt_path).path):
         tracker.log_artifact(output, type="model", name="export", aliases=[given.format])
@@ -80,6 +84,7 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
     output = output or RunFolder.of(ckpt_path).path / "export" / format
     if output.exists() and not (output / MANIFEST).is_file():
         raise CheckpointError(f"--output {output} exists and is no export: name another folder.")
+    check_output(output, [ckpt_path])
     if format == "onnx" and not (find_spec("onnxscript") and find_spec("onnxruntime")):
         raise ModuleNotFoundError("--format onnx: pip install 'lit-foundry[onnx]'.")
     task: Any = load_task(ckpt_path)
@@ -94,6 +99,7 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
             f"--format {format} takes classifiers; a {type(task).__name__} takes --format hf."
         )
     data: Any = load_data(ckpt_path)
+    check_output(output, [task.recipe(), data.recipe()])
     if images:
         tta = task.views.tta if format == "safetensors" else "none"
         views = replace(task.views, tta=tta)

@@ -1,5 +1,6 @@
 """Digests of files, computed once for each content."""
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b

@@ -44,7 +44,7 @@ def image_classifier(backbone: nn.Module, head: nn.Module, labels: Sequence[str]
     config.label2id = {name: i for i, name in enumerate(labels)}
     config.problem_type = "single_label_classification"
     config.architectures = []  # of several classifiers, take the first
-    model = AutoModelForImageClassification.from_config(config)
+    model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     prefix, state = model.base_model_prefix, model.state_dict()
     known = {f"{prefix}.{key}": v for key, v in backbone.encoder.state_dict().items()}
     rest = [key for key in state if key not in known and not key.endswith("mask_token")]
