@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from opcode import opmap
 from pathlib import Path
 from types import ModuleType
@@ -36,19 +37,31 @@ OF_THE_DISK = {
 
 def main() -> None:
     """Run a command; of a mistake of the user, print the message and no traceback."""
+    speak_unicode()
     try:
         run()
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         if os.environ.get("LIT_FOUNDRY_DEBUG") == "1" or not foreseen(error):
             raise
-        print(f"error: {message(error)}", file=sys.stderr)
+        print(f"error: {usage.printable(message(error))}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         told = error.filename and error.errno in OF_THE_DISK
         if os.environ.get("LIT_FOUNDRY_DEBUG") == "1" or not told:
             raise
         print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
         sys.exit(1)
+
+
+def speak_unicode() -> None:
+    """Write UTF-8 to pipes and files whatever the locale, and escapes to a lesser terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def foreseen(error: BaseException) -> bool:

@@ -39,10 +39,7 @@ def workspace(folder: Path) -> Iterator[Path]:
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(f"{PREFIX}*"):
-        if (held := _locked(stale, fcntl.LOCK_EX | fcntl.LOCK_NB)) is not None:
-            _clear(stale)
-            os.close(held)
+    clear_stale(folder)
     while True:
         place = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
         lock = _locked(place, fcntl.LOCK_SH)
@@ -57,6 +54,14 @@ def workspace(folder: Path) -> Iterator[Path]:
         if made:
             with suppress(OSError):  # it holds something, as it should
                 folder.rmdir()
+
+
+def clear_stale(folder: Path) -> None:
+    """Remove what killed processes left of their writing in a folder."""
+    for stale in folder.glob(f"{PREFIX}*"):
+        if (held := _locked(stale, fcntl.LOCK_EX | fcntl.LOCK_NB)) is not None:
+            _clear(stale)
+            os.close(held)
 
 
 def _locked(folder: Path, how: int) -> int | None:

@@ -2,27 +2,27 @@
 
 import hashlib
 import json
-import os
+import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
+from lit_foundry.atomic import replacing
 from lit_foundry.nn import restoring
+from lit_foundry.recipe import CheckpointError as CheckpointError
+from lit_foundry.recipe import check_classes, installed_modules_only
 
+FORMAT = 1  # of checkpoints; a higher one is of a later lit_foundry
 MANIFEST = "lit_foundry.json"  # what an exported folder says of itself
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is damaged, or is not what it is used for."""
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
@@ -37,27 +37,15 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write, verify and move into place."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         sums = _sums(path)
-        sums_partial = sums.with_name(f".{sums.name}.partial")
-        try:
-            with partial.open("wb") as file, naming(path):
+        with replacing(path) as partial:
+            with partial.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            digest = _digest(partial)
             torch.load(partial, map_location="meta", weights_only=True)  # readable, and plain
-            sums_partial.write_text(
-                json.dumps({"sha256": digest, "bytes": partial.stat().st_size}), encoding="utf-8"
-            )
-            # Between the two renames the sums belong to no file; verify() goes by readability.
-            sums.unlink(missing_ok=True)
-            partial.replace(path)
-            sums_partial.replace(sums)
-        finally:  # a full disk must not be filled further
-            partial.unlink(missing_ok=True)
-            sums_partial.unlink(missing_ok=True)
+            told = {"sha256": _digest(partial), "bytes": partial.stat().st_size}
+            sums.unlink(missing_ok=True)  # the old file's: until the new one, the archive's own
+        with replacing(sums) as partial:
+            partial.write_text(json.dumps(told), encoding="utf-8")
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
@@ -71,18 +59,6 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         _sums(Path(path)).unlink(missing_ok=True)
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name the file whose writing failed; torch hides a full disk behind an error of its own."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError) or cause.errno is None:
-            raise
-        raise OSError(cause.errno, os.strerror(cause.errno), str(path)) from error
-
-
 def _sums(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256.json")
 
@@ -93,39 +69,71 @@ def _digest(path: Path) -> str:
 
 
 def verify(path: Path) -> None:
-    """Raise CheckpointError if a checkpoint is missing, or does not match its checksum."""
+    """Raise CheckpointError if a checkpoint is missing, or does not match its checksum.
+
+    Without a checksum file, or with a torn one, those of the archive's members are tested.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path} is no checkpoint file; runs/<experiment>/<n>/ holds them.")
-    if _sums(path).is_file():
-        expected = json.loads(_sums(path).read_text(encoding="utf-8"))
-        if path.stat().st_size != expected["bytes"] or _digest(path) != expected["sha256"]:
-            raise CheckpointError(
-                f"{path} is damaged: it has {path.stat().st_size} bytes and was saved with "
-                f"{expected['bytes']}, or its content changed. Use another checkpoint of the run."
-            )
+    size = path.stat().st_size
+    try:
+        told = json.loads(_sums(path).read_text(encoding="utf-8"))
+        whole = size == told["bytes"] and _digest(path) == told["sha256"]
+        why = f"it has {size} bytes and was saved with {told['bytes']}, or its content changed"
+    except (OSError, ValueError, KeyError, TypeError):
+        whole, why = _members_are_whole(path), "the checksums in the archive do not match"
+    if not whole:
+        raise CheckpointError(f"{path} is damaged: {why}. Use another checkpoint of the run.")
+
+
+def _members_are_whole(path: Path) -> bool:
+    """Test the CRC of each member of an archive, which ``torch.load`` does not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError):
+        return False
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        CheckpointError: If it is missing, damaged, or holds more than plain values and tensors.
+        CheckpointError: If it is missing, damaged, holds more than plain values and tensors, or
+            was written by a later lit_foundry.
     """
     verify(path)
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        ours = checkpoint.get("lit_foundry") or {}
     except Exception as error:  # torch raises many kinds for a torn zip file
         reason = shorten(f"{type(error).__name__}: {error}", 160)
         raise CheckpointError(
             f"{path} cannot be read ({reason}). It is truncated, or no checkpoint of lit_foundry; "
             "use another one."
         ) from error
+    if (format := ours.get("format", 1)) > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {format} and was written by lit_foundry {ours.get('version')}; "
+            f"this one reads up to format {FORMAT}: update lit_foundry."
+        )
     return checkpoint
 
 
-def newest(folder: Path, pattern: str = "*.ckpt") -> Path | None:
-    """Return the newest undamaged checkpoint of a folder; name damaged ones and pass them over."""
-    for path in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
+def step_of(path: Path) -> int:
+    """Return the optimizer steps after which ``recovery-<step>.ckpt`` was saved, 0 of others."""
+    found = re.fullmatch(r"recovery-(\d+)", path.stem)
+    return int(found[1]) if found else 0
+
+
+def recoveries(folder: Path) -> list[Path]:
+    """Return the recovery checkpoints of a folder, damaged ones too, the latest step first."""
+    return sorted(folder.glob("recovery-*.ckpt"), key=step_of, reverse=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest undamaged recovery checkpoint; name damaged ones and pass them over."""
+    for path in recoveries(folder):
         try:
             read_checkpoint(path)
         except CheckpointError as error:
@@ -148,11 +156,33 @@ def recipe_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def build(recipe: Mapping[str, Any], base: type) -> Any:
-    """Build the object that a recipe describes, its type checked against ``base``."""
+    """Build the object that a recipe describes, its type checked against ``base``.
+
+    Raises:
+        CheckpointError: If it describes another object, or its class, or one inside of it, lies in
+            a module that is not imported.
+    """
+    try:
+        parser, config = parsed(recipe, base)
+    except ArgumentError as error:
+        reason = shorten(str(error).partition("Errors:")[2] or str(error), 300)
+        raise CheckpointError(
+            f"The recipe does not describe a {base.__name__}: {reason}"
+        ) from error
+    return parser.instantiate(config).object
+
+
+def parsed(
+    recipe: Mapping[str, Any], base: type, named: Collection[str] = ()
+) -> tuple[ArgumentParser, Namespace]:
+    """Parse a recipe, and import nothing for it but what ``check_classes`` allows."""
+    check_classes(recipe, named)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "object", required=True)
-    config = parser.parse_object({"object": dict(recipe)})
-    return parser.instantiate(config).object
+    with installed_modules_only():
+        config = parser.parse_object({"object": dict(recipe)})
+    check_classes(config.as_dict())  # files that it names may name others
+    return parser, config
 
 
 def load_task(path: str | Path) -> LightningModule:

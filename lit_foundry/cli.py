@@ -1,9 +1,11 @@
 """The command line: any task with any data module, from YAML."""
 
 import logging
+import shlex
 import sys
 import warnings
 from contextlib import nullcontext
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,27 +13,36 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar as Bar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities import rank_zero_only
 
 # Imported so that configs can name these classes without their module paths.
 import lit_foundry.callbacks
 import lit_foundry.data
 import lit_foundry.nn  # noqa: F401
 from lit_foundry import devices
-from lit_foundry.arguments import class_help, fill_facts, has_gaps
+from lit_foundry.arguments import class_help, classes_written, fill_facts, has_gaps
 from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
-from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
+from lit_foundry.callbacks.recovery import use_own_signals
+from lit_foundry.checkpoint import (
+    CheckpointError,
+    load_strictly,
+    parsed,
+    read_checkpoint,
+    recipe_of,
+)
 from lit_foundry.data import DataModule
 from lit_foundry.mistakes import check_nulls, explain, unwrapped
 from lit_foundry.nn import Backbone, restoring
-from lit_foundry.recipe import differences
+from lit_foundry.recipe import differences, installed_modules_only
 from lit_foundry.run import Resume, RunFolder
+from lit_foundry.signals import HANDLER, Stopped
 from lit_foundry.tasks import Task
 from lit_foundry.tasks.facts import check_tokenizer
-from lit_foundry.usage import USAGE, UsageError, flags, in_order, unknown_command
+from lit_foundry.usage import USAGE, UsageError, flags, in_order, printable, unknown_command
 
 EVALUATION = ("validate", "test", "predict")
 COMMANDS = ("fit", *EVALUATION)
@@ -54,7 +65,8 @@ EXPECTED_WARNINGS = (
     ".*module.s. in eval mode at the start of training.*",  # what model.finetune freezes
     ".*LeafSpec.* is deprecated.*",  # Lightning 2.6 calls what newer torch deprecates
 )
-SIGTERM_EXIT = 143  # 128 + 15, what shells and schedulers expect of a terminated process
+# A default of Lightning's Timer is one, which jsonargparse cannot write.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, enum: dumper.represent_data(enum.value))
 
 
 class NoProfiler(PassThroughProfiler):
@@ -147,6 +159,7 @@ class FoundryCLI(LightningCLI):
             built = recipe_of(self.checkpoint, Path(path))
             below = {key: built[key] for key in ("model", "data") if built[key]}
             recipe = yaml.safe_dump(below, sort_keys=False)
+            self._check(below, recipe, words)
             words = [words[0], "--config", recipe, *words[1:]]
         try:
             self.config = parser.parse_args(words)
@@ -156,6 +169,16 @@ class FoundryCLI(LightningCLI):
                     raise ArgumentError(None, f"{group} holds keys")
         except (ArgumentError, OSError, UnicodeDecodeError) as error:  # of a config, these two
             raise UsageError(explain(self.words, self._parser(words[0]), recipe, error)) from error
+
+    def _check(self, parts: dict[str, Any], recipe: str, words: list[str]) -> None:
+        """Parse the recipe alone first, and import no module for it but what the user named."""
+        try:
+            for key, part in parts.items():
+                parsed(part, BASES[key], classes_written(words))
+        except ArgumentError as error:
+            with installed_modules_only():
+                told = explain(words[:1], self._parser(words[0]), recipe, error)
+            raise UsageError(told) from error
 
     def _parse_ckpt_path(self) -> None:
         """Replace Lightning's, which lets a checkpoint override what the user wrote."""
@@ -238,16 +261,30 @@ class FoundryCLI(LightningCLI):
             score = ScoreRecord(Path(config.ckpt_path), self.checkpoint["global_step"])
             extra: list[Any] = [score, ProgressBar()]
             if self.config.subcommand == "predict":
-                extra.append(PredictionWriter(self.data.labels, config.output))
+                old = self.checkpoint["lit_foundry"]
+                recipes = [old["model"], old["data"], self.model.recipe(), self.data.recipe()]
+                read = [config.ckpt_path, *recipes]  # which the output must not write over
+                extra.append(PredictionWriter(self.data.labels, config.output, read))
             return self._trainer_with(extra, logger=False)
         if limits.fast_dev_run:
             return self._trainer_with([ProgressBar()])
+        if limits.enable_checkpointing is False:
+            raise ValueError(
+                "trainer.enable_checkpointing=false: a run keeps its best checkpoint and those to "
+                "resume from. Leave it out; trainer.fast_dev_run=true keeps nothing."
+            )
         self.run = RunFolder.start(
             self.experiment,
             root=limits.default_root_dir or "runs",
             resume=config.resume,
             every_n_steps=config.save_every_n_steps,
         )
+        if self.run.finished and config.resume == "auto":
+            print(
+                "Nothing to do. To prolong it: --resume required with a higher limit, such as "
+                "--trainer.max_epochs; to start anew: --resume never."
+            )
+            sys.exit()
         if self.run.ckpt_path:
             # Lightning passes on what was instantiated, and saves what was parsed.
             config.ckpt_path = self.config_init.fit.ckpt_path = str(self.run.ckpt_path)
@@ -269,9 +306,13 @@ class FoundryCLI(LightningCLI):
     def _trainer_with(self, callbacks: list[Any], **changes: Any) -> Trainer:
         values = {**self._get(self.config_init, "trainer"), **changes}
         values["profiler"] = values["profiler"] or NoProfiler()
-        if values["enable_progress_bar"] is False:
+        wanted = values["callbacks"] or []
+        bars = [c for c in (wanted if isinstance(wanted, list) else [wanted]) if isinstance(c, Bar)]
+        if values["enable_progress_bar"] is False or bars:
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
-        return self._instantiate_trainer(values, callbacks)
+        trainer = self._instantiate_trainer(values, callbacks)
+        use_own_signals(trainer)
+        return trainer
 
     @property
     def experiment(self) -> str:
@@ -290,11 +331,18 @@ def main(args: ArgsType = None) -> FoundryCLI:
     """Run the command line, or ``args`` in its place."""
     for expected in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", expected)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # no path, no line
+    # No path, no line.
+    warnings.formatwarning = lambda text, *_, **__: f"warning: {printable(str(text))}\n"
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip: " not in record.getMessage()  # advertisements
     )
     try:
-        return FoundryCLI(args)
-    except SIGTERMException:  # Lightning would exit with 0, as if the run had finished
-        sys.exit(SIGTERM_EXIT)
+        with HANDLER:
+            return FoundryCLI(args)
+    except Stopped as stopped:
+        if not getattr(rank_zero_only, "rank", 0):
+            print(stopped, file=sys.stderr)
+            if stopped.saved:
+                words = shlex.join(sys.argv[1:] if args is None else args)
+                print(f"To go on: python -m lit_foundry {words} --resume required", file=sys.stderr)
+        sys.exit(stopped.code)

@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,18 +16,24 @@ from safetensors.torch import save_file
 from lit_foundry import __version__
 from lit_foundry.atomic import replacing
 from lit_foundry.checkpoint import MANIFEST, CheckpointError, load_data, load_task
+from lit_foundry.data.decoded_images import DecodedImages
 from lit_foundry.exported_network import ImageNetwork, LanguageNetwork, Network
+from lit_foundry.image_samples import pixels_of_files
 from lit_foundry.inference import JOBS, exported_logits
 from lit_foundry.nn import ImageBackbone
 from lit_foundry.nn.image_classifier import image_classifier, image_processor
 from lit_foundry.nn.language_model import language_model
 from lit_foundry.nn.sequence_classifier import sequence_classifier
+from lit_foundry.recipe import import_named
 from lit_foundry.run import RunFolder
+from lit_foundry.sources import check_output
 from lit_foundry.tracking import tracker_of
 from lit_foundry.usage import OWN_HELP, Parser
 
 # Largest difference of logits, in units of the largest logit or 1.
 TOLERANCE = {"hf": 1e-5, "onnx": 1e-4, "torch": 1e-5, "safetensors": 1e-5}
+RGB_ONLY = "pipelines of transformers take colours; lit_foundry.load takes these shades of grey"
+CLIPPED = "of greys of 16 bit, transformers makes white what exceeds 255, where predict scales them"
 
 
 def main(args: list[str]) -> None:
@@ -36,7 +42,9 @@ def main(args: list[str]) -> None:
     parser.add_argument("--ckpt_path", type=Path, required=True)
     parser.add_argument("--format", choices=tuple(TOLERANCE), required=True)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--import", dest="modules", nargs="+", default=[])
     given = parser.parse_args(args)
+    import_named(given.modules)
     output = export(given.ckpt_path, given.format, given.output)
     if tracker := tracker_of(RunFolder.of(given.ckpt_path).path):
         tracker.log_artifact(output, type="model", name="export", aliases=[given.format])
@@ -78,6 +86,7 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
     output = output or RunFolder.of(ckpt_path).path / "export" / format
     if output.exists() and not (output / MANIFEST).is_file():
         raise CheckpointError(f"--output {output} exists and is no export: name another folder.")
+    check_output(output, [ckpt_path])
     if format == "onnx" and not (find_spec("onnxscript") and find_spec("onnxruntime")):
         raise ModuleNotFoundError("--format onnx: pip install 'lit-foundry[onnx]'.")
     task: Any = load_task(ckpt_path)
@@ -92,6 +101,7 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
             f"--format {format} takes classifiers; a {type(task).__name__} takes --format hf."
         )
     data: Any = load_data(ckpt_path)
+    check_output(output, [task.recipe(), data.recipe()])
     if images:
         tta = task.views.tta if format == "safetensors" else "none"
         views = replace(task.views, tta=tta)
@@ -112,6 +122,8 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
         "data": data.recipe(),
         "data_state": state | {"tokenizer": list(state.get("tokenizer", ()))},
     }
+    if format == "hf" and images:
+        print(f"Note: {RGB_ONLY if network.backbone.in_channels == 1 else CLIPPED}.")
     if format == "hf" and getattr(data, "truncation", "") == "head_tail":
         print(
             f"Note: of texts over {data.max_length} tokens, transformers keeps the head, where "
@@ -128,7 +140,10 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
             )
         if job not in JOBS:
             write_ids(partial, tokenizer)
-        manifest["difference"] = compare(network, partial, format, data.facts)
+        cases = list(network.cases(data.facts))
+        if isinstance(network, ImageNetwork) and isinstance(data, DecodedImages):
+            cases.append((pixels_of_files(network, partial, data, format),))
+        manifest["difference"] = compare(network, partial, format, cases)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return output
 
@@ -197,15 +212,23 @@ def write_onnx(network: Network, folder: Path, labels: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def compare(network: Network, folder: Path, format: str, facts: Mapping[str, int]) -> float:
+def compare(
+    network: Network, folder: Path, format: str, cases: Iterable[tuple[torch.Tensor, ...]]
+) -> float:
     """Return the largest difference between the logits of a network and of its export.
+
+    Args:
+        network: What was exported.
+        folder: The export.
+        format: Its format.
+        cases: Inputs to compare them on.
 
     Raises:
         CheckpointError: If it exceeds the format's tolerance.
     """
     logits = exported_logits(folder, format, network.inputs)
     differences = []
-    for values in network.cases(facts):
+    for values in cases:
         expected = network(*values)
         found = logits(dict(zip(network.inputs, values, strict=True)))
         scale = max(1.0, float(expected.abs().max()))

@@ -6,6 +6,7 @@ Shapes: N inputs, C classes.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_foundry.checkpoint import MANIFEST, CheckpointError, build, load_data, load_task
+from lit_foundry.data.raw_inputs import image_rows, text_rows
 from lit_foundry.nn import restoring
 from lit_foundry.nn.augment import centre
+from lit_foundry.sources import TOKENIZER_FILES, without_its_code
+from lit_foundry.torch_program import load_program
 
 Logits = Callable[[Mapping[str, Tensor]], Tensor]  # fields of a batch to (B, C)
 # What labels inputs, by the name of the pipeline of transformers, with an input.
@@ -45,18 +49,23 @@ class Predictor:
         self.labels: list[str] = data.labels
 
     @torch.inference_mode()
-    def predict(
-        self, inputs: Any | Sequence[Any] | Sequence[tuple[str, str]], batch_tokens: int = 8192
-    ) -> Predicted:
+    def predict(self, inputs: Any, batch_tokens: int = 8192) -> Predicted:
         """Label texts, pairs of texts, or images.
 
         Args:
-            inputs: One text, several, or several pairs; one image, or several: paths, images of
-                PIL, or arrays (H, W, C) of uint8.
+            inputs: One text, or several, or several pairs: a list, an array, a Series, a generator;
+                or a DataFrame or records with the columns that were trained on. Likewise of
+                images: paths, images of PIL, bytes of a file, or arrays (H, W, C) of uint8, also
+                (N, H, W, C).
             batch_tokens: Most tokens at once, padding included.
+
+        Raises:
+            DataError: If an input is of another type.
         """
-        several = isinstance(inputs, Sequence) and not isinstance(inputs, str)
-        rows = inputs if several else [inputs]
+        columns = getattr(self.data, "text_columns", None)
+        rows: list[Any] = (
+            text_rows(inputs, columns) if columns else image_rows(inputs, self.data.image_column)
+        )
         probs = torch.zeros(len(rows), len(self.labels))
         for batch in self.data.batches(rows, batch_tokens):
             probs[batch["index"]] = self.logits(batch).float().softmax(-1).cpu()
@@ -92,7 +101,10 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
         raise CheckpointError(f"{path} labels nothing: use transformers.pipeline({job!r}, FOLDER).")
     data = build(manifest["data"], LightningDataModule)
     state = manifest["data_state"]
-    files = {name: (path / name).read_text(encoding="utf-8") for name in state.get("tokenizer", ())}
+    names = state.get("tokenizer") or ()
+    if not TOKENIZER_FILES.issuperset(names):
+        raise CheckpointError(f"{path / MANIFEST} names files of no tokenizer: {sorted(names)}.")
+    files = {name: (path / name).read_text(encoding="utf-8") for name in names}
     data.restore(state | ({"tokenizer": files} if files else {}))
     return Predictor(data, exported_logits(path, manifest["format"], manifest["inputs"], device))
 
@@ -124,8 +136,13 @@ def exported_logits(
     if format == "hf":
         import transformers
 
-        [name] = transformers.AutoConfig.from_pretrained(folder).architectures
-        model: Any = getattr(transformers, name).from_pretrained(folder).eval().to(device)
+        own: Any = {"trust_remote_code": False}
+        with without_its_code(str(folder)):
+            [name] = transformers.AutoConfig.from_pretrained(folder, **own).architectures
+            kind: Any = getattr(transformers, name, None)
+            if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+                raise CheckpointError(f"{folder / 'config.json'}: no model is called {name!r}.")
+            model: Any = kind.from_pretrained(folder, **own).eval().to(device)
         ready = _normalizer(folder) if "pixel_values" in names else dict
         return lambda batch: model(**ready(_moved(taken(batch), device))).logits
     if format == "safetensors":
@@ -143,16 +160,24 @@ def exported_logits(
             raise ModuleNotFoundError(
                 f"{folder} is an ONNX model: pip install 'lit-foundry[onnx]' to run it."
             ) from None
-        session = onnxruntime.InferenceSession(
-            folder / "model.onnx", providers=["CPUExecutionProvider"]
-        )
+        try:
+            session = onnxruntime.InferenceSession(
+                folder / "model.onnx", providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its own kinds; among others, of weights outside of the folder
+            raise CheckpointError(
+                f"{folder / 'model.onnx'} cannot be opened ({shorten(str(error), 200)}). Export "
+                "the checkpoint again."
+            ) from error
 
         def run(batch: Mapping[str, Tensor]) -> Tensor:
             feed = {name: value.numpy() for name, value in taken(batch).items()}
             return torch.from_numpy(session.run(None, feed)[0])
 
         return run
-    program = torch.export.load(folder / "model.pt2").module()
+    if format != "torch":
+        raise CheckpointError(f"{folder / MANIFEST}: its format {format!r} is not known.")
+    program = load_program(folder / "model.pt2").module(check_guards=False)
     return lambda batch: program(*taken(batch).values())
 
 

@@ -1,10 +1,19 @@
 """What an object was built from, as plain data: the recipe half of a checkpoint."""
 
 import inspect
-from collections.abc import Mapping
+import site
+import sys
+import sysconfig
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or is not what it is used for."""
 
 
 class Recorded:
@@ -64,3 +73,76 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
     keys = [*old, *(k for k in new if k not in old)]
     join = f"{key}." if key else ""
     return [line for k in keys for line in differences(old.get(k), new.get(k), f"{join}{k}")]
+
+
+def check_classes(recipe: Any, named: Collection[str] = ()) -> None:
+    """Refuse a recipe from a file if a class lies in a module that nobody here asked for.
+
+    To build it would import the module, and so run what a file of that name in the current folder
+    holds. Modules that are imported already, and those of this package, are asked for.
+
+    Args:
+        recipe: Recipe, or any part of one.
+        named: Classes that the user named, whose modules are imported.
+
+    Raises:
+        CheckpointError: If there is such a class.
+    """
+    if isinstance(recipe, Mapping):
+        path = recipe.get("class_path")
+        if isinstance(path, str) and not _is_known(path):
+            module = path.rpartition(".")[0]
+            if path not in named:
+                raise CheckpointError(
+                    f"The recipe names {path}, and no module {module} was imported: a file from "
+                    "elsewhere may not choose what is run here. If the class is yours, import its "
+                    "module before (in Python), or name it: --model, --data or --model.backbone "
+                    f"{path} (validate, test, predict), --import {module} (export, report)."
+                )
+            import_named([module])
+        recipe = list(recipe.values())
+    if isinstance(recipe, list):
+        for part in recipe:
+            check_classes(part, named)
+
+
+def import_named(modules: Iterable[str]) -> None:
+    """Import modules that the user named, the current folder's too.
+
+    Raises:
+        CheckpointError: If there is no such module.
+    """
+    for name in modules:
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            raise CheckpointError(f"{name}: {error}; correct the name of this module.") from None
+
+
+def _is_known(path: str) -> bool:
+    """Tell whether a class can be found without an import from outside of this package."""
+    module, *names = path.split(".")
+    if not names or module == "lit_foundry":
+        return True  # a short name is looked up among the classes that are there
+    while names and f"{module}.{names[0]}" in sys.modules:
+        module = f"{module}.{names.pop(0)}"
+    found: Any = sys.modules.get(module)
+    for name in names:
+        found = getattr(found, name, None)
+    return found is not None
+
+
+@contextmanager
+def installed_modules_only() -> Iterator[None]:
+    """Import nothing new from the current folder, nor from others that are no installation's.
+
+    ``check_classes`` sees what a recipe calls a class; jsonargparse also takes a mere text for one,
+    or for a file that names one.
+    """
+    places = [sysconfig.get_path("stdlib"), *site.getsitepackages(), site.getusersitepackages()]
+    before = sys.path
+    sys.path = [path for path in before if path and any(map(Path(path).is_relative_to, places))]
+    try:
+        yield
+    finally:
+        sys.path = before

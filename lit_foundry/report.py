@@ -14,6 +14,7 @@ from lit_foundry import analysis, plots
 from lit_foundry.atomic import move, naming, workspace
 from lit_foundry.past_run import SPLITS, Run, named, run_folder
 from lit_foundry.predictions import Predictions
+from lit_foundry.recipe import import_named
 from lit_foundry.report_facts import facts, missing, settings
 from lit_foundry.usage import OWN_HELP, Parser
 
@@ -24,7 +25,9 @@ def main(args: list[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--output", metavar="DIR", type=Path)
     parser.add_argument("--batch", action="store_true")
+    parser.add_argument("--import", dest="modules", nargs="+", default=[])
     given = parser.parse_args(args)
+    import_named(given.modules)
     folders = list(dict.fromkeys(run_folder(Path(word)) for word in given.runs))
     default = folders[0] / "report" if len(folders) == 1 else Path("report")
     print(f"Report written to {write(folders, given.output or default, given.batch)}")
@@ -39,10 +42,13 @@ def write(folders: Sequence[Path], output: Path, batch: bool = False) -> Path:
         batch: Whether training images are shown as the networks see them.
 
     Raises:
-        ValueError: If the output is no folder.
+        ValueError: If the output is no folder, or a folder of a run that holds its records.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; name a folder, which may be new.")
+    of_a_run = any(output.resolve().is_relative_to(folder.resolve()) for folder in folders)
+    if of_a_run and output.exists() and not (output / "index.html").exists():
+        raise ValueError(f"--output {output} holds records of the run: name another folder.")
     with naming(output / "index.html"), workspace(output) as place:
         images = place / "images"
         page = render(named(folders), images, batch)

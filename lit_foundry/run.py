@@ -1,10 +1,8 @@
 """The folder of a run: configuration, environment, metrics, checkpoints, plots."""
 
-import csv
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
-from lit_foundry.atomic import replacing
-from lit_foundry.checkpoint import CheckpointError, newest
+from lit_foundry.atomic import clear_stale, replacing
+from lit_foundry.checkpoint import CheckpointError, newest, recoveries, step_of
+from lit_foundry.lock import lock
+from lit_foundry.metrics_csv import MetricsCSV
 from lit_foundry.tensorboard_logger import TensorBoard
 
 Resume = Literal["auto", "required", "never"]
@@ -35,6 +33,9 @@ class RunFolder:
         ckpt_path: Checkpoint to continue from.
         every_minutes: Wall-clock between recovery checkpoints.
         every_n_steps: Optimizer steps between them, in place of minutes.
+
+    Attributes:
+        finished: Whether the run had ended before this process.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class RunFolder:
     ) -> None:
         self.path, self.ckpt_path = Path(path), ckpt_path
         self.every_minutes, self.every_n_steps = every_minutes, every_n_steps
+        self.finished = bool(ckpt_path) and (self.path / "summary.json").exists()
 
     @classmethod
     def start(
@@ -55,48 +57,83 @@ class RunFolder:
         resume: Resume = "never",
         **cadence: Any,
     ) -> "RunFolder":
-        """Open a new run of an experiment, or its last one again.
+        """Open a new run of an experiment, or its last one again, and say which and why.
 
         Args:
             experiment: Name of the experiment.
             root: Folder of all experiments.
-            resume: ``auto`` continues the last run if that was interrupted and left a
-                checkpoint; ``required`` continues the last run or fails; ``never`` starts anew.
+            resume: ``auto`` continues the last run from its newest checkpoint, and starts anew
+                if there is none; ``required`` continues it or fails; ``never`` starts anew.
             cadence: ``every_minutes`` or ``every_n_steps``.
 
         Raises:
-            CheckpointError: If a resume is required and there is nothing to resume.
+            CheckpointError: If a resume is required and there is nothing to resume, if all
+                checkpoints to resume from are damaged, or if another process writes to the run.
         """
+        # Children that a DDP launcher starts must not open runs of their own.
+        is_child = int(os.environ.get("LOCAL_RANK", "0")) > 0
+        if is_child and (inherited := os.environ.get("LIT_FOUNDRY_RUN")):
+            ckpt = os.environ.get("LIT_FOUNDRY_RESUMED")
+            return cls(Path(inherited), Path(ckpt) if ckpt else None, **cadence)
         folder = Path(root, experiment)
         numbers = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
         # One that failed before its first step left no config.yaml, and is no run to continue.
         begun = [n for n in numbers if (folder / str(n) / "config.yaml").exists()]
         last = folder / str(begun[-1]) if begun else None
-        if last and resume != "never":
-            finished = (last / "summary.json").exists()
-            ckpt = newest(last / "checkpoints", "recovery-*.ckpt")
-            if ckpt and not (finished and resume == "auto"):
-                return cls(last, ckpt, **cadence)
-        if resume == "required":
-            where = last / "checkpoints" if last else folder
+        run = None
+        if resume != "never":
+            run = cls._continued(last, not is_child, **cadence) if last else None
+            if run is None and resume == "required":
+                where = last / "checkpoints" if last else folder
+                raise CheckpointError(
+                    f"--resume required, but {where} has no recovery checkpoint. Name the "
+                    "experiment with --experiment, or start anew with --resume never."
+                )
+        anew = run is None
+        if run is None:
+            run = cls(_new_folder(folder, numbers, make=not is_child), **cadence)
+        if not is_child:
+            lock(run.path)
+            if resume != "never":
+                print(run._origin(last if anew else None))
+            os.environ["LIT_FOUNDRY_RUN"] = str(run.path)
+            os.environ["LIT_FOUNDRY_RESUMED"] = str(run.ckpt_path or "")
+        return run
+
+    @classmethod
+    def _continued(cls, path: Path, tidy: bool, **cadence: Any) -> "RunFolder | None":
+        """Open a run again at its newest undamaged recovery checkpoint; None without any.
+
+        Args:
+            path: Folder of the run.
+            tidy: Remove what killed writers left, and set damaged checkpoints aside, so that
+                they are not taken for the newest once more.
+            cadence: As of :meth:`start`.
+        """
+        if tidy:
+            lock(path)
+            for folder in [path, *path.rglob("*/")]:
+                clear_stale(folder)
+        saved = recoveries(path / "checkpoints")
+        ckpt = newest(path / "checkpoints")
+        if saved and ckpt is None:
             raise CheckpointError(
-                f"--resume required, but {where} has no recovery checkpoint. Name the experiment "
-                "with --experiment, or start anew with --resume never."
+                f"All recovery checkpoints in {path / 'checkpoints'} are damaged: "
+                f"{', '.join(file.name for file in saved)}. Put a copy in their place, or start "
+                "anew with --resume never."
             )
-        # Children that a DDP launcher starts must not open runs of their own.
-        inherited = os.environ.get("LIT_FOUNDRY_RUN")
-        is_child = int(os.environ.get("LOCAL_RANK", "0")) > 0
-        if inherited and is_child:
-            return cls(Path(inherited), **cadence)
-        number = numbers[-1] + 1 if numbers else 1
-        while not is_child:
-            try:
-                (folder / str(number)).mkdir(parents=True)
-                break
-            except FileExistsError:  # another run took the number
-                number += 1
-        os.environ["LIT_FOUNDRY_RUN"] = str(folder / str(number))
-        return cls(folder / str(number), **cadence)
+        for damaged in saved[: saved.index(ckpt)] if ckpt and tidy else []:
+            damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
+        return cls(path, ckpt, **cadence) if ckpt else None
+
+    def _origin(self, last: Path | None) -> str:
+        """Say where the run goes on, or why it starts anew."""
+        if self.finished:
+            return f"{self.path} is finished, after {self.start_step} steps."
+        if self.ckpt_path:
+            return f"Run {self.path} continues from {self.ckpt_path.name}."
+        why = f"{last} ended before its first checkpoint" if last else "no run to resume"
+        return f"Run {self.path} starts anew: {why}."
 
     @classmethod
     def of(cls, ckpt_path: Path) -> "RunFolder":
@@ -112,8 +149,7 @@ class RunFolder:
     @property
     def start_step(self) -> int:
         """Optimizer steps that were done before this process."""
-        found = re.search(r"recovery-(\d+)", self.ckpt_path.name) if self.ckpt_path else None
-        return int(found[1]) if found else 0
+        return step_of(self.ckpt_path) if self.ckpt_path else 0
 
     def loggers(self) -> list[Logger]:
         """Return the local loggers; a resumed run continues their files without gaps."""
@@ -130,13 +166,20 @@ class RunFolder:
             task: Names the metric that makes a checkpoint the best.
             config: Resolved configuration as YAML; the recipes of task and data if None.
         """
-        from lit_foundry.callbacks import Best, Recovery, RunRecord, Samples, Throughput
+        from lit_foundry.callbacks import (
+            Best,
+            Compatibility,
+            Recovery,
+            RunRecord,
+            Samples,
+            Throughput,
+        )
 
         monitor, mode = getattr(task, "monitor", None), getattr(task, "mode", "min")
         best = Best(self.checkpoints, monitor, mode)
         recovery = Recovery(self.checkpoints, self.every_minutes, self.every_n_steps)
         samples = [Samples(self)] if hasattr(task, "samples") else []
-        return [Throughput(), RunRecord(self, config), *samples, best, recovery]
+        return [Compatibility(), Throughput(), RunRecord(self, config), *samples, best, recovery]
 
     def write(self, name: str, content: Mapping[str, Any] | str) -> Path:
         """Write a text or JSON file of the run, whole or not at all."""
@@ -145,6 +188,18 @@ class RunFolder:
         with replacing(path) as partial:
             partial.write_text(text, encoding="utf-8")
         return path
+
+
+def _new_folder(folder: Path, numbers: list[int], make: bool) -> Path:
+    """Return the folder of the next run, made by the one process that may."""
+    number = numbers[-1] + 1 if numbers else 1
+    while make:
+        try:
+            (folder / str(number)).mkdir(parents=True)
+            break
+        except FileExistsError:  # another run took the number
+            number += 1
+    return folder / str(number)
 
 
 def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:
@@ -186,90 +241,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-class MetricsCSV(Logger):
-    """One row per step, all metrics side by side; a resumed run continues the file.
-
-    Args:
-        path: File to write.
-        start: Optimizer steps done before; rows of later ones, which the interrupted run
-            logged and the resumed one repeats, are dropped.
-    """
-
-    def __init__(self, path: Path, start: int = 0) -> None:
-        super().__init__()
-        self.path = Path(path)
-        self._rows: dict[int, dict[str, float]] = {}
-        self._columns = ["step"]
-        self._written = 0  # rows on disk that will not change any more
-        self._end = 0  # their size in bytes
-        if start and self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                # A killed process may leave half a row.
-                reader = csv.DictReader(line for line in file if line.endswith("\n"))
-                self._columns = list(reader.fieldnames or ["step"])
-                for row in reader:
-                    if int(row["step"]) < start:
-                        step = int(row.pop("step"))
-                        self._rows[step] = {k: float(v) for k, v in row.items() if v}
-
-    @property
-    def name(self) -> str:
-        """Name of the logger."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """Version of the logger, always empty."""
-        return ""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> "MetricsCSV":
-        """The logger itself."""
-        return self
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Leave these to the run's configuration."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add metrics to the row of a step."""
-        values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
-        if not values:
-            return
-        row = int(step or 0)
-        new = [key for key in values if key not in self._columns]
-        if new or (row in self._rows and row != next(reversed(self._rows))):
-            self._columns += new
-            self._written = self._end = 0  # the header or an earlier row changes: write all again
-        self._rows.setdefault(row, {}).update(values)
-
-    @rank_zero_only
-    def save(self) -> None:
-        """Bring the file up to date; only its last row can still change."""
-        if not self._rows:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = not self._end
-        path = self.path.with_name(f".{self.path.name}.partial") if whole else self.path
-        with path.open("w" if whole else "r+", newline="", encoding="utf-8") as file:
-            file.seek(self._end)
-            file.truncate()
-            writer = csv.DictWriter(file, self._columns)
-            if whole:
-                writer.writeheader()
-            for step, row in list(self._rows.items())[self._written :]:
-                file.flush()
-                self._end = file.tell()
-                writer.writerow({"step": step, **row})
-        if whole:
-            path.replace(self.path)
-        self._written = len(self._rows) - 1
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Write what is left."""
-        self.save()

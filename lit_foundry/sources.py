@@ -1,16 +1,34 @@
 """Where pretrained weights, tokenizers and datasets come from: a folder, a package or a hub."""
 
+import glob
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 PACKAGE = "package:"
+# Keys whose values, in a recipe, name files or folders that are read.
+DATA_KEYS = {"input", "root", "train", "val", "test", "predict", "tokenizer", "pretrained"}
+DATA_KEYS |= {"init_from", "images"}
+# What transformers writes, or wrote, of a tokenizer: nothing else is taken from a file of others.
+TOKENIZER_FILES = {
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
+}
 
 
 def resolve(name: str | os.PathLike[str]) -> str:
@@ -47,11 +65,15 @@ def from_hub(name: str, remedy: str) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: If ``name`` is neither here nor within reach.
+        ValueError: If it brings code that would have to be run.
     """
     if not Path(name).exists() and not _hub_answers():
         _go_offline()
     try:
-        yield
+        with without_its_code(name):
+            yield
+    except ForeignCodeError:
+        raise
     # transformers and datasets raise OSError, ConnectionError or ValueError for anything that is
     # not there; huggingface_hub's own errors derive from them.
     except (OSError, ValueError) as error:
@@ -61,6 +83,74 @@ def from_hub(name: str, remedy: str) -> Iterator[None]:
             f"{name!r} is no folder here, and the hub cannot be reached or does not have it. "
             f"{remedy}"
         ) from error
+
+
+class ForeignCodeError(ValueError):
+    """A folder or a repository of others wants its own code to be run."""
+
+
+@contextmanager
+def without_its_code(name: str) -> Iterator[None]:
+    """Say in one line what transformers refuses where it was told ``trust_remote_code=False``.
+
+    Raises:
+        ForeignCodeError: If ``name`` brings code that would have to be run.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ForeignCodeError(
+            f"{name} brings code of its own (auto_map in its configuration), which is never run: "
+            "name one whose architecture transformers has."
+        ) from None
+
+
+def check_output(output: Path, inputs: Any, inside: bool = False) -> None:
+    """Refuse to write over what is read, by another name or through a link too.
+
+    Args:
+        output: What ``--output`` names.
+        inputs: Files and folders, or recipes that name some.
+        inside: Refuse a place in one of the folders too, where it would be read the next time;
+            in the current folder, only what is there already.
+
+    Raises:
+        ValueError: If ``output`` is one of the inputs, holds one, or lies in one.
+    """
+    place = output.expanduser().resolve()
+    for path in _paths(inputs):
+        whole = path.resolve()
+        if output.exists() and path.samefile(output):
+            how = "is"
+        elif whole.is_relative_to(place):
+            how = "holds"
+        elif inside and place.is_relative_to(whole) and (output.exists() or not _is_here(whole)):
+            how = "lies in"
+        else:
+            continue
+        raise ValueError(f"--output {output} {how} {path}, which is an input: name another place.")
+
+
+def _is_here(folder: Path) -> bool:
+    return Path.cwd().is_relative_to(folder)
+
+
+def _paths(value: Any, key: str = "input") -> Iterator[Path]:
+    """Yield what is there among values: of keys that name data, and of others with a suffix."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _paths(inner, name)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _paths(inner, key)
+    elif isinstance(value, (str, Path)) and (key in DATA_KEYS or Path(value).suffix):
+        path = Path(value).expanduser()
+        if os.path.exists(path):  # which no text makes fail, however long
+            yield path
+        elif glob.has_magic(str(path)):
+            yield from map(Path, glob.iglob(str(path), recursive=True))
 
 
 @cache

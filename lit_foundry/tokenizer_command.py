@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_foundry.atomic import replacing
-from lit_foundry.usage import OWN_HELP, Parser, UsageError
+from lit_foundry.sources import TOKENIZER_FILES, check_output
+from lit_foundry.usage import OWN_HELP, Parser, UsageError, printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -18,19 +19,6 @@ if TYPE_CHECKING:
 KINDS = ("wordpiece", "bpe", "unigram", "characters")
 HEAD = 1_000_000  # characters on which a tokenizer is measured
 SHOWN = 80  # characters that are shown cut into tokens
-# What transformers writes, or wrote, of a tokenizer: a folder with other files is none.
-FILES = {
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "tokenizer.model",
-}
 
 
 def main(args: list[str]) -> None:
@@ -48,7 +36,7 @@ def main(args: list[str]) -> None:
     given = parser.parse_args(args)
     if given.max_documents is not None and given.max_documents < 1:
         raise UsageError(f"--max_documents must be at least 1, got {given.max_documents}.")
-    check_place(given.output)
+    check_place(given.output, given.input)
     tokenizer, texts = train(given)
     save(tokenizer, given.output)
     print(f"Wrote {given.output}: {given.kind}, {len(tokenizer)} tokens.")
@@ -56,16 +44,18 @@ def main(args: list[str]) -> None:
     print(f"To use it: --data.tokenizer {shlex.quote(str(given.output))}")
 
 
-def check_place(output: Path) -> None:
-    """Refuse, before any training, what cannot be written or holds something else.
+def check_place(output: Path, inputs: Sequence[str] = ()) -> None:
+    """Refuse, before any training, what cannot be written, is read, or holds something else.
 
     Raises:
-        UsageError: If ``output`` is such a folder.
+        ValueError: If ``output`` is such a folder.
     """
     if output.exists():
         names = {path.name for path in output.iterdir()} if output.is_dir() else {output.name}
-        if not output.is_dir() or names - FILES or (names and "tokenizer.json" not in names):
+        others = names - TOKENIZER_FILES or (names and "tokenizer.json" not in names)
+        if not output.is_dir() or others:
             raise UsageError(f"--output {output} exists and is no tokenizer: name another folder.")
+        check_output(output, inputs)
     above = next(path for path in output.absolute().parents if path.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise UsageError(f"--output {output}: {above} cannot be written to. Name another folder.")
@@ -140,7 +130,7 @@ def measured(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> str:
     unknown = (ids == tokenizer.unk_token_id).sum() / max(1, len(ids))
     text = texts[0].strip()
     shown = text if len(text) <= SHOWN else text[:SHOWN].rsplit(maxsplit=1)[0]
-    tokens = "|".join(tokenizer.tokenize(shown)).replace("\n", r"\n")
+    tokens = printable("|".join(tokenizer.tokenize(shown)).replace("\n", r"\n"))
     return (
         f"The first {num_bytes:,} bytes of text: {num_bytes / max(1, len(ids)):.2f} bytes a token, "
         f"{len(ids) / num_words:.2f} tokens a word, {unknown:.2%} of the tokens unknown.\n"

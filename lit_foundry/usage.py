@@ -107,7 +107,7 @@ OWN_HELP = {
 Write the network of a checkpoint in a form that others load, once its outputs were compared.
 
 usage: python -m lit_foundry export --ckpt_path FILE --format {hf,onnx,torch,safetensors}
-                                    [--output DIR]
+                                    [--output DIR] [--import MODULES]
 
   --ckpt_path FILE  checkpoint, such as runs/NAME/1/checkpoints/best.ckpt
   --format hf       folder for transformers: safetensors, config with label names, tokenizer
@@ -116,6 +116,7 @@ usage: python -m lit_foundry export --ckpt_path FILE --format {hf,onnx,torch,saf
   --format safetensors  weights and recipe of any classifier, for lit_foundry.load and
                     --model.init_from
   --output DIR      folder to write; <run>/export/<format> if left out
+  --import MODULES  modules of your own that the checkpoint's classes lie in
 
 The network is written beside its place, read back, and compared with the checkpoint on batches of
 several shapes; only then does it replace an older export. In Python, lit_foundry.load(DIR) labels
@@ -134,6 +135,7 @@ usage: python -m lit_foundry report RUN [RUN ...] [--output DIR] [--batch]
   --output DIR  folder for index.html and its images as PNG; by default report/ in the folder of
                 the run, or for several runs in the current folder
   --batch       also show training images as the network sees them in its first epochs
+  --import MODULES  modules of your own that --batch needs for the checkpoint's classes
 """,
     "tokenizer": """\
 Train a tokenizer on a corpus of any size, write it for transformers, and measure it.
@@ -194,6 +196,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print and exit with."""
         raise UsageError(f"{self.command}: {message}. See {self.prog} --help.")
+
+
+def printable(text: str) -> str:
+    """Return a text with the control characters escaped by which it could direct a terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def unknown_command(word: str) -> str:

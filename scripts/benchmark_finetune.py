@@ -44,7 +44,7 @@ def finetune_trainer(strategy: str, steps: int, rows: int, **_: Any) -> dict[str
     from lit_foundry.sources import resolve
 
     folder = resolve(MINILM)
-    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     data = datasets.load_dataset("json", data_files="train.jsonl", split="train")
     data = data.map(
         lambda rows: tokenizer(rows["text"], truncation=True, max_length=512), batched=True
@@ -54,7 +54,7 @@ def finetune_trainer(strategy: str, steps: int, rows: int, **_: Any) -> dict[str
     data = data.map(lambda row: {"length": len(row["input_ids"])}).remove_columns(["text", "label"])
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = hf.AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=2, dtype=torch.float32, **off
+        folder, num_labels=2, dtype=torch.float32, trust_remote_code=False, **off
     )
 
     watch = trainer_clock()

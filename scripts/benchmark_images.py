@@ -160,7 +160,7 @@ def trainer(name: str, encoded: bool, **options: Any) -> dict[str, Figures]:
     data.transform = transforms(data.size, **normal)
     family = hf.CONFIG_MAPPING[settings.pop("model_type")]
     config = family(image_size=data.size, num_labels=10, **settings)
-    network = hf.AutoModelForImageClassification.from_config(config)
+    network = hf.AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     steps, workers, precision = options["steps"], options["workers"], options["precision"]
     args = hf.TrainingArguments(
         "out",

@@ -78,7 +78,7 @@ def trainer(
 
     from lit_foundry.sources import resolve
 
-    tokenizer = hf.AutoTokenizer.from_pretrained(resolve(MINILM))
+    tokenizer = hf.AutoTokenizer.from_pretrained(resolve(MINILM), trust_remote_code=False)
     data = datasets.load_dataset("json", data_files="train.jsonl", split="train")
     data = data.remove_columns("label")
 
@@ -100,7 +100,7 @@ def trainer(
         data = data.map(grouped, batched=True)
     settings = bert(model)
     config = hf.CONFIG_MAPPING[settings.pop("model_type")](**settings)
-    network = hf.AutoModelForMaskedLM.from_config(config)
+    network = hf.AutoModelForMaskedLM.from_config(config, trust_remote_code=False)
     args = hf.TrainingArguments(
         "out",
         per_device_train_batch_size=batch_tokens // length,

@@ -44,6 +44,35 @@ def write_class_folders(root: Path, count: int, seed: int = 0, **shape: int) -> 
     return root
 
 
+def write_kinds(root: Path) -> list[Path]:
+    """Write a photo larger than others, and small images of odd sizes and of every kind."""
+    root.mkdir(parents=True, exist_ok=True)
+    small = Image.fromarray(noise(1, 37, 53))
+    exif = small.getexif()
+    exif[0x0112] = 6
+    key = {"transparency": 40}
+    kinds: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "photo.jpg": (Image.fromarray(noise(0, 15, 20)).resize((1003, 751)), {}),
+        "turned.jpg": (small, {"exif": exif}),
+        "grey.jpg": (small.convert("L"), {}),
+        "ink.jpg": (small.convert("CMYK"), {}),
+        "odd.png": (Image.fromarray(noise(2, 33, 34)), {}),
+        "tall.png": (Image.fromarray(noise(3, 50, 7)), {}),
+        "palette.png": (small.convert("P"), {}),
+        "palette_key.png": (small.convert("P"), key),
+        "palette_alpha.png": (small.convert("P"), {"transparency": bytes(range(256))}),
+        "grey_key.png": (small.convert("L"), key),
+        "alpha.png": (Image.fromarray(noise(4, 41, 35, 4)), {}),
+        "grey_alpha.png": (Image.fromarray(noise(4, 41, 35, 4)).convert("LA"), {}),
+        "bits.png": (small.convert("1"), {}),
+        "key.gif": (small.convert("P"), key),
+        "small.webp": (Image.fromarray(noise(5, 9, 11)), {}),
+    }
+    for name, (image, options) in kinds.items():
+        image.save(root / name, **options)
+    return [root / name for name in kinds]
+
+
 def rows(count: int, seed: int = 0, names: Sequence[str] = NAMES) -> list[dict[str, Any]]:
     """Make rows of images and class numbers, as the hub has them."""
     return [

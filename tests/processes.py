@@ -3,8 +3,9 @@
 import json
 import os
 import signal
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from threading import Lock
@@ -38,12 +39,16 @@ class OrderLog(Callback):
         micro_step = trainer.fit_loop.epoch_loop.total_batch_idx
         if micro_step == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.global_rank:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps([os.getpid(), micro_step, batch["index"].tolist()]) + "\n")
 
 
-def _main(args: list[str]) -> None:
+def _main(args: list[str], environment: Mapping[str, str]) -> None:
     import torch
+
+    os.environ.update(environment)
 
     from lit_foundry.cli import main
 
@@ -53,29 +58,52 @@ def _main(args: list[str]) -> None:
     main(args)
 
 
-def run(args: Sequence[str]) -> int:
-    """Run the command line in a process of its own and return its exit code; from any thread."""
+def run(args: Sequence[str], ranks: int = 1) -> int:
+    """Run the command line in a process of its own and return its exit code; from any thread.
+
+    Several ranks run as under torchrun, and must end alike within ten seconds of each other.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    common |= {"WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+    common |= {"LOCAL_WORLD_SIZE": str(ranks)}
+    environments = [
+        common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
+        for rank in range(ranks)
+    ]
     with _LOCK:
-        process = _CONTEXT.Process(target=_main, args=(list(args),))
-        process.start()
+        processes = [_CONTEXT.Process(target=_main, args=(list(args), e)) for e in environments]
+        for process in processes:
+            process.start()
     end = time.monotonic() + 300
-    while time.monotonic() < end:
+    codes: list[int | None] = [None]
+    while None in codes and time.monotonic() < end:
         time.sleep(0.05)
         with _LOCK:
-            if process.exitcode is not None:
-                return process.exitcode
-    raise AssertionError("the run hangs")
+            codes = [process.exitcode for process in processes]
+        if any(code is not None for code in codes):
+            end = min(end, time.monotonic() + 10)
+    if None in codes:
+        for process in processes:
+            process.kill()
+        raise AssertionError(f"the run hangs: {codes}")
+    assert len(set(codes)) == 1, codes
+    return int(codes[0])  # type: ignore[arg-type]
 
 
-class Terminate(Callback):
-    """Sends SIGTERM to its own process, as a scheduler would."""
+class Send(Callback):
+    """Sends a signal to its own process, as a scheduler would, in one call of a hook."""
 
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    def __init__(
+        self, hook: str, at: int, signum: int = signal.SIGTERM, rank: int | None = None
     ) -> None:
-        """Send the signal in one micro-step."""
-        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
+        self.hook, self.at, self.signum, self.rank = hook, at, signum, rank
+        self.calls = 0
+        setattr(self, hook, self._call)
+
+    def _call(self, *args: Any, **kwargs: Any) -> None:
+        mine = self.rank in (None, int(os.environ.get("LOCAL_RANK", "0")))
+        if mine and self.calls == self.at:
+            os.kill(os.getpid(), self.signum)
+        self.calls += 1

@@ -4,6 +4,7 @@ import hashlib
 import json
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_foundry.callbacks import ProgressBar, Recovery, Throughput
 from lit_foundry.checkpoint import (
+    FORMAT,
     CheckpointError,
     VerifiedCheckpointIO,
     load_task,
     newest,
     read_checkpoint,
 )
-from lit_foundry.run import MetricsCSV, RunFolder
+from lit_foundry.metrics_csv import MetricsCSV
+from lit_foundry.run import RunFolder
 from tests.test_task import data, equal, logged, seeded, snapshot, task, trainer  # noqa: F401
 
 
@@ -34,7 +37,9 @@ class Spy(Recovery):
     def _save(self, trainer: Trainer) -> None:
         super()._save(trainer)
         name = f"recovery-{trainer.global_step}.ckpt"
-        assert {p.name for p in self.folder.iterdir()} == {name, f"{name}.sha256.json"}
+        kept = {name, *(f"recovery-{step}.ckpt" for step, _ in self.saves[-1:])}
+        found = {p.name for p in self.folder.iterdir()}
+        assert found == kept | {f"{name}.sha256.json" for name in kept}
         saved = read_checkpoint(self.folder / name)
         progress = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
         micro = saved["epoch"] * trainer.num_training_batches + progress["processed"]
@@ -45,21 +50,37 @@ class Spy(Recovery):
     ("cadence", "steps"),
     [
         ({"every_minutes": 0.0}, range(1, 9)),
-        ({"every_n_steps": 3}, [3, 6, 8]),
-        ({"every_minutes": 60.0}, [8]),
+        ({"every_n_steps": 3}, [3, 4, 7, 8]),
+        ({"every_minutes": 60.0}, [4, 8]),
     ],
 )
-def test_recovery_saves_whole_steps_and_keeps_one_file(
-    tmp_path: Path, cadence: dict[str, Any], steps: Any
+def test_recovery_saves_whole_steps_and_epochs_and_keeps_two_files_then_one(
+    tmp_path: Path, cadence: dict[str, Any], steps: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lit_foundry.callbacks.recovery.MOST_OF_TIME", float("inf"))
     spy = Spy(tmp_path / "saves", **cadence)
     fit = trainer(spy, max_epochs=2, enable_checkpointing=True)
     fit.fit(task(), data(tmp_path, micro_batch=4))
     assert spy.saves == [(step, 3 * step) for step in steps]
-    path = tmp_path / "saves" / "recovery-8.ckpt"
+    [path] = (tmp_path / "saves").glob("*.ckpt")
+    assert path.name == "recovery-8.ckpt"
     sums = json.loads(path.with_name("recovery-8.ckpt.sha256.json").read_text(encoding="utf-8"))
     content = path.read_bytes()
     assert sums == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def test_the_record_is_the_same_whenever_checkpoints_are_saved(tmp_path: Path) -> None:
+    records = []
+    for name, cadence in {"rare": {"every_minutes": 9.0}, "each": {"every_n_steps": 1}}.items():
+        log = MetricsCSV(tmp_path / f"{name}.csv")
+        recovery = Recovery(tmp_path / name, **cadence)  # type: ignore[arg-type]
+        options = {"logger": log, "val_check_interval": 6, "enable_checkpointing": True}
+        fit = trainer(recovery, max_epochs=2, **options)
+        fit.fit(task(), data(tmp_path, micro_batch=4))
+        records.append(log.path.read_text(encoding="utf-8"))
+    assert records[0] == records[1]
+    steps = [line.split(",")[0] for line in records[0].splitlines()[1:]]
+    assert steps == [str(step) for step in range(8)]
 
 
 def test_truncated_checkpoints_are_refused_with_their_sizes(tmp_path: Path) -> None:
@@ -72,13 +93,42 @@ def test_truncated_checkpoints_are_refused_with_their_sizes(tmp_path: Path) -> N
         io.load_checkpoint(path)
 
 
-def test_changed_checkpoints_of_the_same_size_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sums", ["whole", "gone", "", '{"sha', "[]", '{"sha256": 1}'])
+def test_changed_checkpoints_of_the_same_size_are_refused(sums: str, tmp_path: Path) -> None:
     path, io = tmp_path / "one.ckpt", VerifiedCheckpointIO()
     io.save_checkpoint({"x": torch.ones(1000)}, path)
+    manifest = path.with_name("one.ckpt.sha256.json")
+    if sums == "gone":
+        manifest.unlink()
+    elif sums != "whole":
+        manifest.write_text(sums, encoding="utf-8")
+    assert io.load_checkpoint(path)["x"].sum() == 1000
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="its content changed"):
+    told = "its content changed" if sums == "whole" else "checksums in the archive do not match"
+    with pytest.raises(CheckpointError, match=told):
+        io.load_checkpoint(path)
+
+
+def test_a_flipped_bit_in_a_copied_checkpoint_never_reaches_a_weight(tmp_path: Path) -> None:
+    path, io = tmp_path / "best.ckpt", VerifiedCheckpointIO()
+    state = {"a": torch.arange(500.0), "b": {"c": torch.ones(7, dtype=torch.int64)}, "d": "text"}
+    io.save_checkpoint(state, path)
+    path.with_name("best.ckpt.sha256.json").unlink()
+    content = path.read_bytes()
+    for at in range(0, len(content), 23):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        with suppress(CheckpointError):
+            found = io.load_checkpoint(path)
+            assert equal({"a": found["a"], "c": found["b"]["c"]}, {"a": state["a"], **state["b"]})
+            assert found["d"] == "text"
+
+
+def test_a_checkpoint_of_a_later_format_is_refused_with_the_version(tmp_path: Path) -> None:
+    path, io = tmp_path / "one.ckpt", VerifiedCheckpointIO()
+    io.save_checkpoint({"lit_foundry": {"format": FORMAT + 1, "version": "9.9"}}, path)
+    with pytest.raises(CheckpointError, match=r"format 2 and was written by lit_foundry 9\.9"):
         io.load_checkpoint(path)
 
 

@@ -57,7 +57,8 @@ def test_folders_are_read_in_the_order_of_paths_and_hidden_files_are_skipped(
     (tmp_path / "aa.txt").touch()
     (tmp_path / "notes.md").write_text("notes", encoding="utf-8")
     order = ["a.txt", "a/b/c.parquet", "a/z.jsonl", "b.txt"]
-    documents = Documents(tmp_path)
+    with pytest.warns(UserWarning, match=r"left out 1 file \(1 \.md\): not \.txt, "):
+        documents = Documents(tmp_path)
     assert list(documents) == order
     assert list(documents.stream(2)) == [(2, 0, "a/z.jsonl"), (4, 0, "b.txt")]
     assert list(Documents(f"{tmp_path}/*.txt")) == ["a.txt", "b.txt"]

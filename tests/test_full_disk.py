@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lit_foundry.analysis import by_length, calibration
 from lit_foundry.data import ImageFolder
 from lit_foundry.data.cache import tokenize
 from lit_foundry.data.digests import digests
+from lit_foundry.metrics_csv import MetricsCSV
 from lit_foundry.predictions import Predictions
 from lit_foundry.run import RunFolder
 from lit_foundry.tensorboard_logger import TensorBoard
@@ -136,6 +138,21 @@ def test_training_outlives_a_tensorboard_without_room_and_tells_once(
     assert f"{tmp_path / 'tensorboard'}: File too large. The run goes on" in caplog.text
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.value for event in events.Scalars("loss")] == [1.0]
+
+
+def test_metrics_wait_for_room_and_are_then_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log, calm = MetricsCSV(tmp_path / "metrics.csv"), MetricsCSV(tmp_path / "calm.csv")
+    with caplog.at_level(logging.WARNING):
+        for step in range(60):
+            for one in (log, calm):
+                one.log_metrics({"loss": step / 7} | ({"acc": 0.5} if step == 20 else {}), step)
+            calm.save()
+            with full_disk(100) if 10 < step < 40 else nullcontext():
+                log.save()
+    assert caplog.messages == [f"{log.path}: File too large. The run goes on."]
+    assert log.path.read_bytes() == calm.path.read_bytes()
 
 
 def test_a_whole_cache_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:

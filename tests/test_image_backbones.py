@@ -3,6 +3,7 @@
 import json
 import urllib.error
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from torchvision.transforms.v2 import functional as V
 
 from lit_foundry.checkpoint import CheckpointError, build
 from lit_foundry.initialization import load_submodule
-from lit_foundry.nn import ImageBackbone, ImageEncoder, TimmEncoder, TorchvisionEncoder, restoring
+from lit_foundry.nn import (
+    Airbench,
+    ImageBackbone,
+    ImageEncoder,
+    ResNet9,
+    TimmEncoder,
+    TorchvisionEncoder,
+    restoring,
+)
 from lit_foundry.nn import timm_encoder as timm_module
 from lit_foundry.nn.image_encoder import statistics
 
@@ -132,6 +141,32 @@ def test_mean_of_as_many_channels_is_asked_for(kind: str) -> None:
             "transformers": lambda: encoder_of("vit", **options),
             "timm": lambda: TimmEncoder("resnet10t", **options),
         }[kind]()
+
+
+@pytest.mark.parametrize("network", [ResNet9, Airbench, partial(encoder_of, "vit")])
+def test_statistics_that_no_pixels_have_are_refused(network: Any) -> None:
+    nan, inf = float("nan"), float("inf")
+    for wrong in ([nan], [0.5, nan, 0.5], [inf], [-inf], [-0.1], [123.675, 116.28, 103.53], []):
+        with pytest.raises(
+            ValueError, match=r"model\.backbone\.mean takes .* \(3\), in \[0, 1\], go"
+        ):
+            network(mean=wrong, std=[0.2])
+    for wrong in (
+        [nan],
+        [0.2, nan, 0.2],
+        [inf],
+        [0.0],
+        [0.2, 0.0, 0.2],
+        [-0.2],
+        [1e-50],
+        [58.4],
+        [],
+    ):
+        with pytest.raises(
+            ValueError, match=r"model\.backbone\.std takes .* \(3\), in \[0\.0001, 1\]"
+        ):
+            network(mean=[0.5], std=wrong)
+    assert network(mean=[0.0], std=[1.0]).normalize(pixels(1, 3, 32)).max() <= 1
 
 
 # torchvision

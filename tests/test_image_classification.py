@@ -2,27 +2,35 @@
 
 import csv
 import json
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lit_foundry import load
+from lit_foundry.callbacks.evaluation_record import EvaluationRecord
+from lit_foundry.callbacks.predictions import PredictionWriter
 from lit_foundry.checkpoint import CheckpointError, load_data, load_task
 from lit_foundry.cli import main
+from lit_foundry.data import ImageFolder
 from lit_foundry.export import export
 from lit_foundry.initialization import load_submodule
 from lit_foundry.nn import Airbench, ResNet9, TextEncoder
 from lit_foundry.nn.augment import Augment
 from lit_foundry.nn.mixing import Mixing, beta_quantile
+from lit_foundry.run import RunFolder
 from lit_foundry.tasks import Classification, Finetune
 from lit_foundry.tasks.views import Views
 from tests.conftest import digits_config, write_config
+from tests.images import Patches, write_class_folders
 
 pytest.importorskip("sklearn")
 ONE_STEP = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]  # of three micro-batches
@@ -380,3 +388,22 @@ def test_small_networks_agree_with_their_contract(backbone: Any) -> None:
     assert owned == set(backbone.parameters())
     backbone.classifier(5)(features).sum().backward()
     assert all(p.grad is not None for p in backbone.parameters() if p.requires_grad)
+
+
+def test_evaluation_keeps_no_file_of_a_workers_memory_open(tmp_path: Path) -> None:
+    for split, count in (("train", 20), ("val", 120)):
+        write_class_folders(tmp_path / "pets" / split, count)
+    root = str(tmp_path / "pets")
+    data = ImageFolder(root, batch_size=1, num_workers=1, predict=f"{root}/val")
+    record, writer = EvaluationRecord(RunFolder(tmp_path)), PredictionWriter(["cat", "dog"])
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = Trainer(accelerator="cpu", callbacks=[record, writer], **quiet)  # type: ignore[arg-type]
+    task = Classification(Patches(3, 8), 2)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 60, before[1]))
+    try:
+        trainer.validate(task, data, verbose=False)
+        assert len(trainer.predict(task, data) or ()) == 120
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

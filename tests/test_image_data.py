@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import resource
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -19,7 +20,7 @@ from lit_foundry.batch_picture import lines_of
 from lit_foundry.checkpoint import CheckpointError, load_data
 from lit_foundry.cli import main
 from lit_foundry.data import CIFAR10, CIFAR100, DataError, Digits, ImageFiles, ImageFolder
-from lit_foundry.data.decoding import Form
+from lit_foundry.data.decoding import THIN, Form
 from lit_foundry.data.image_data import ImageData
 from lit_foundry.data.samplers import EpochRows
 from lit_foundry.tasks import Classification
@@ -78,25 +79,43 @@ def test_kept_and_streamed_batches_are_equal_with_any_number_of_workers(folder: 
         assert all(torch.equal(found[0][key], other[key]) for key in found[0])
 
 
-def test_images_are_resized_and_cropped_as_torchvision_does() -> None:
+def test_images_are_resized_as_torchvision_does_and_cropped_up_and_left_of_the_middle() -> None:
     pixels = noise(0, 37, 52)
-    classic = v2.Compose([v2.Resize(16, v2.InterpolationMode.BICUBIC), v2.CenterCrop(16)])
-    expected = np.asarray(classic(Image.fromarray(pixels)))
-    assert np.array_equal(Form(16).pixels(encoded(pixels)), expected)
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)
+    bicubic = v2.InterpolationMode.BICUBIC
+    expected = v2.functional.resize(planes, [15], bicubic).permute(1, 2, 0)  # 15 x 21
+    assert np.array_equal(Form(15).pixels(encoded(pixels)), expected[:, 3:18])
+    tall = v2.functional.resize(planes.mT, [16], bicubic).permute(1, 2, 0)  # 22 x 16
+    assert np.array_equal(Form(16).pixels(encoded(pixels.swapaxes(0, 1))), tall[3:19])
+    odd = v2.functional.resize(planes, [17], bicubic).permute(1, 2, 0)  # 17 x 23
+    assert np.array_equal(Form(17).pixels(encoded(pixels)), odd[:, 3:20])
     squashed = Form(16, "squash").pixels(encoded(pixels))
-    whole = Image.fromarray(pixels).resize((16, 16), Image.Resampling.BICUBIC)
-    assert np.array_equal(squashed, np.asarray(whole))
+    assert np.array_equal(
+        squashed, v2.functional.resize(planes, [16, 16], bicubic).permute(1, 2, 0)
+    )
     assert np.array_equal(Form().pixels(encoded(pixels)), pixels)
 
 
-def test_large_photos_are_decoded_small_and_look_alike() -> None:
-    waves = (
-        np.sin(np.linspace(0, 20, 900))[:, None, None] + np.sin(np.linspace(0, 15, 1200))[:, None]
-    )
-    pixels = np.repeat(60 * waves + 127, 3, 2).clip(0, 255).astype(np.uint8)
-    data = encoded(pixels, "JPEG")
-    fast, slow = Form(32).pixels(data), Form(32).pixels(Image.open(io.BytesIO(data)).copy())
-    assert np.abs(fast.astype(int) - slow).mean() < 2  # of 255
+def test_large_photos_are_decoded_whole_as_others_decode_them() -> None:
+    small = Image.fromarray(noise(0, 9, 12)).resize((1200, 900), Image.Resampling.BICUBIC)
+    data = encoded(np.asarray(small), "JPEG")
+    with Image.open(io.BytesIO(data)) as whole:
+        assert np.array_equal(Form(32).pixels(data), Form(32).pixels(np.asarray(whole)))
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_thin_images_take_the_memory_of_what_is_kept(turn: int) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert Form(224).pixels(encoded(np.rot90(noise(0, 20000, 1), turn))).shape == (224, 224, 3)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert peak < 10**5  # kilobytes; the resized whole has 3 GB
+    smooth = Image.fromarray(noise(0, 40, 3)).resize((3, THIN * 3 + 5), Image.Resampling.BICUBIC)
+    pixels = np.ascontiguousarray(np.rot90(np.asarray(smooth).clip(60, 190), turn))
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)
+    whole = v2.functional.resize(planes, [32], v2.InterpolationMode.BICUBIC)
+    top, left = ((edge - 32) // 2 for edge in whole.shape[1:])
+    expected = whole[:, top : top + 32, left : left + 32].permute(1, 2, 0).numpy()
+    assert np.abs(Form(32).pixels(pixels) - expected.astype(int)).max() <= 2
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV"])

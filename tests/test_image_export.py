@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,11 +19,14 @@ from lit_foundry.checkpoint import CheckpointError, load_task
 from lit_foundry.cli import main
 from lit_foundry.data.base import DataModule, Split
 from lit_foundry.data.batch import ImageBatch
+from lit_foundry.data.decoding import Form
 from lit_foundry.inference import exported_logits
 from lit_foundry.initialization import load_submodule
 from lit_foundry.nn import ImageEncoder, TorchvisionEncoder
+from lit_foundry.nn.augment import centre
 from lit_foundry.nn.image_classifier import image_classifier, image_processor
 from tests.conftest import write_config
+from tests.images import noise, write_class_folders, write_kinds
 
 SIZE = 32
 
@@ -121,13 +125,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def fitted(folder: Path, backbone: str, init_args: dict[str, Any], **data: Any) -> Path:
+def fitted(
+    folder: Path,
+    backbone: str,
+    init_args: dict[str, Any],
+    kind: str = f"{__name__}.Noise",
+    augment: dict[str, Any] | None = None,
+    **data: Any,
+) -> Path:
     """Fit two steps; return the checkpoint."""
     part = {"class_path": backbone, "init_args": init_args}
-    model = {"backbone": part, "num_classes": 3, "optim": {"lr": 3e-4}}
+    model = {"backbone": part, "optim": {"lr": 3e-4}, "augment": augment}
     config = {
         "model": {"class_path": "Classification", "init_args": model},
-        "data": {"class_path": f"{__name__}.Noise", "init_args": {"batch_size": 6} | data},
+        "data": {"class_path": kind, "init_args": {"batch_size": 6} | data},
         "trainer": {
             "max_steps": 4,
             "accelerator": "cpu",
@@ -243,19 +254,91 @@ def test_pipeline_of_transformers_loads_the_folder(vit: Path) -> None:
     torch.testing.assert_close(probs, predictor.predict(images).probs, atol=1e-5, rtol=0)
 
 
-def test_processor_crops_where_the_data_did(vit: Path) -> None:
-    from torchvision.transforms.v2 import functional as V
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_kinds(tmp_path_factory.mktemp("kinds"))
 
-    task: Any = load_task(vit)
-    backbone = task.backbone
-    wide = torch.from_numpy(np.tile(np.arange(96, dtype=np.uint8), (3, 48, 1)))
-    for fit, expected in (
-        ("crop", V.center_crop(V.resize(wide, [32], V.InterpolationMode.BICUBIC), [32, 32])),
-        ("squash", V.resize(wide, [32, 32], V.InterpolationMode.BICUBIC)),
-    ):
-        processor = image_processor(backbone, 32, fit, 32)
-        found = processor(wide, return_tensors="pt")["pixel_values"]
-        torch.testing.assert_close(found, backbone.normalize(expected[None]), atol=0.02, rtol=0)
+
+def fitted_on_files(folder: Path, augment: dict[str, Any] | None = None, **data: Any) -> Path:
+    root = str(write_class_folders(folder / "pets", 20))
+    return fitted(folder, *SMALL["vit"], "ImageFolder", augment, root=root, **data)
+
+
+# The pipeline leaves animations open, and lets PIL complain of palettes with transparent colours.
+UNTIDY = pytest.mark.filterwarnings(
+    "ignore:Palette images with Transparency", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+def piped(folder: Path, files: Sequence[Path]) -> Tensor:
+    """Return the logits of the pipeline of transformers, by the names of the classes."""
+    from transformers import pipeline
+
+    pipe = pipeline("image-classification", str(folder), device="cpu")
+    found = pipe([str(file) for file in files], function_to_apply="none", top_k=None)
+    return torch.tensor(
+        [[row["score"] for row in sorted(r, key=itemgetter("label"))] for r in found]
+    )
+
+
+@pytest.fixture(scope="module")
+def cropped(folder: Path) -> Path:
+    return fitted_on_files(folder, size=SIZE)
+
+
+@UNTIDY
+def test_every_export_sees_the_pixels_of_files_that_predict_sees(
+    cropped: Path, kinds: list[Path]
+) -> None:
+    predictor = lit_foundry.load(cropped)
+    [batch] = predictor.data.batches(kinds)
+    with torch.no_grad():
+        expected = predictor.logits(batch)
+    assert expected.std(0).min() > 1e-3  # or else the comparison says nothing
+    hf = exporting.export(cropped, "hf")
+    torch.testing.assert_close(piped(hf, kinds), expected, atol=1e-5, rtol=1e-5)
+    for format in ("hf", "torch", "safetensors"):
+        export = hf if format == "hf" else exporting.export(cropped, format)
+        probs = lit_foundry.load(export).predict([str(file) for file in kinds]).probs
+        torch.testing.assert_close(probs, expected.softmax(-1), atol=1e-5, rtol=0)
+
+
+@UNTIDY
+def test_processor_squashes_and_cuts_as_data_and_network_do(
+    tmp_path: Path, kinds: list[Path]
+) -> None:
+    best = fitted_on_files(tmp_path, {"size": SIZE}, size=SIZE + 5, fit="squash")
+    predictor = lit_foundry.load(best)
+    [batch] = predictor.data.batches(kinds)
+    with torch.no_grad():
+        expected = predictor.logits(batch)
+    found = piped(exporting.export(best, "hf"), kinds)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_processor_cuts_once_where_two_cuts_are_one() -> None:
+    backbone = ImageEncoder(config=VIT, image_size=SIZE)
+    for height in range(SIZE + 4, SIZE + 12):
+        image = Image.fromarray(noise(height, height, SIZE + 4))
+        processor = image_processor(backbone, SIZE + 4, "crop", SIZE)
+        found = processor(images=image, return_tensors="pt")["pixel_values"]
+        pixels = torch.from_numpy(Form(SIZE + 4).pixels(image)).permute(2, 0, 1)[None]
+        expected = backbone.normalize(centre(pixels, (SIZE, SIZE)))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=r"data.size 37 and model.augment.size 32 .*safetensors"):
+        image_processor(backbone, SIZE + 5, "crop", SIZE)
+
+
+def test_a_processor_that_sees_other_pixels_is_not_exported(
+    cropped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.image_processing_backends import TorchvisionBackend
+
+    resize = TorchvisionBackend.resize
+    monkeypatch.setattr(TorchvisionBackend, "resize", lambda *a, **k: resize(*a, **k).clamp(min=1))
+    with pytest.raises(CheckpointError, match=r"hf: of \w+.\w+, .* differ from predict's by 1.0"):
+        exporting.export(cropped, "hf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_of_one_channel_are_exported(tmp_path: Path) -> None:

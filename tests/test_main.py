@@ -13,7 +13,7 @@ import pytest
 from lit_foundry import __main__ as entry
 from lit_foundry.__main__ import foreseen, imported
 from lit_foundry.data.readers import DataError, read_table
-from lit_foundry.run import MetricsCSV
+from lit_foundry.metrics_csv import MetricsCSV
 from lit_foundry.sources import resolve
 from tests.conftest import REPO
 

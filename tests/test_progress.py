@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Timer
 
+from lit_foundry.metrics_csv import MetricsCSV
 from lit_foundry.optim import OptimConfig
-from lit_foundry.run import MetricsCSV
 from lit_foundry.tasks.progress import progress
 from tests.test_task import data, logged, seeded, task, trainer  # noqa: F401
 

@@ -2,13 +2,19 @@
 
 import csv
 import os
+import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from lit_foundry.checkpoint import CheckpointError, VerifiedCheckpointIO
-from lit_foundry.run import MetricsCSV, RunFolder
+from lit_foundry.lock import _LOCKS
+from lit_foundry.metrics_csv import MetricsCSV
+from lit_foundry.run import RunFolder
 
 
 def read(path: Path) -> list[dict[str, float]]:
@@ -98,7 +104,7 @@ def test_a_resumed_run_continues_the_file_as_if_never_stopped(
 
 def test_a_resumed_run_without_a_file_starts_one(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
-    for content in (None, b""):
+    for content in (None, b"", b"st", b"\0" * 50, b"a,b\n1,2\n"):
         if content is not None:
             path.write_bytes(content)
         log = MetricsCSV(path, start=5)
@@ -107,9 +113,25 @@ def test_a_resumed_run_without_a_file_starts_one(tmp_path: Path) -> None:
         assert read(path) == [{"step": 5, "a": 1}]
 
 
+@pytest.mark.parametrize(
+    ("torn", "warns"),
+    [(b"2,0.", False), (b"2," + b"\0" * 4000, False), (b"2,0.5,9\n", True), (b"\0\0\n", True)],
+)
+def test_a_resumed_run_keeps_all_rows_but_those_that_a_crash_tore(
+    torn: bytes, warns: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.csv"
+    path.write_bytes(b"step,a\n0,1\n1,2\n" + torn)
+    with pytest.warns(match="1 damaged rows") if warns else nullcontext():
+        log = MetricsCSV(path, start=3)
+    log.log_metrics({"a": 4}, 3)
+    log.save()
+    assert read(path) == [{"step": 0, "a": 1}, {"step": 1, "a": 2}, {"step": 3, "a": 4}]
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("LIT_FOUNDRY_RUN", "LOCAL_RANK"):
+    for name in ("LIT_FOUNDRY_RUN", "LIT_FOUNDRY_RESUMED", "LOCAL_RANK"):
         monkeypatch.setenv(name, "")  # so that what a run sets is undone
         monkeypatch.delenv(name)
     return tmp_path / "runs"
@@ -133,7 +155,7 @@ def test_runs_of_an_experiment_are_numbered(root: Path) -> None:
     assert [path.name for path in paths] == [str(i) for i in range(1, 12)]
     assert all(path.parent == root / "mine" and path.is_dir() for path in paths)
     (root / "mine/notes").mkdir()
-    (root / "mine/3").rmdir()
+    shutil.rmtree(root / "mine/3")
     assert RunFolder.start("mine", root).path.name == "12"  # no number twice
     assert RunFolder.start("other", root).path == root / "other/1"
 
@@ -170,13 +192,83 @@ def test_never_starts_anew_and_auto_continues_what_was_interrupted(root: Path) -
     assert RunFolder.start("mine", root, "auto").path.name == "3"
 
 
-def test_auto_starts_anew_after_a_finished_run_and_required_prolongs_it(root: Path) -> None:
+def test_auto_and_required_open_a_finished_run_and_tell_that_it_is(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = begun(root)
     path = save(first, 40)
+    assert not first.finished
     first.write("summary.json", {"steps": 40})
-    again = RunFolder.start("mine", root, "required")
-    assert (again.path, again.ckpt_path) == (first.path, path)
-    assert RunFolder.start("mine", root, "auto").path.name == "2"
+    for resume in ("auto", "required"):
+        again = RunFolder.start("mine", root, resume)  # type: ignore[arg-type]
+        assert (again.path, again.ckpt_path, again.finished) == (first.path, path, True)
+        assert capsys.readouterr().out == f"{first.path} is finished, after 40 steps.\n"
+
+
+def test_a_resume_says_where_it_goes_on_or_why_it_starts_anew(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = RunFolder.start("mine", root, "auto")
+    assert capsys.readouterr().out == f"Run {first.path} starts anew: no run to resume.\n"
+    first.write("config.yaml", "")
+    second = RunFolder.start("mine", root, "auto")
+    told = f"Run {second.path} starts anew: {first.path} ended before its first checkpoint.\n"
+    assert capsys.readouterr().out == told
+    second.write("config.yaml", "")
+    save(second, 7)
+    RunFolder.start("mine", root, "auto")
+    assert capsys.readouterr().out == f"Run {second.path} continues from recovery-7.ckpt.\n"
+    RunFolder.start("mine", root)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_killed_writers_left_in_a_run_goes_when_it_is_resumed(root: Path) -> None:
+    run = begun(root)
+    save(run, 5)
+    for folder in (run.path, run.checkpoints, run.path / "export"):
+        (folder / ".partial-x").mkdir(parents=True)
+        (folder / ".partial-x" / "recovery-6.ckpt").write_bytes(b"half")
+    RunFolder.start("mine", root, "auto")
+    assert not list(run.path.rglob("*partial*"))
+
+
+def test_children_of_a_resumed_run_resume_it_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(root)
+    path = save(run, 5)
+    RunFolder.start("mine", root, "auto")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    child = RunFolder.start("mine", root, "auto")
+    assert (child.path, child.ckpt_path) == (run.path, path)
+
+
+LOCKED = """
+import sys
+from lit_foundry.lock import lock
+from pathlib import Path
+lock(Path(sys.argv[1]))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_is_resumed_by_one_process_at_a_time(root: Path) -> None:
+    run = begun(root)
+    save(run, 5)
+    lock_of = run.path.resolve()
+    os.close(_LOCKS.pop(lock_of))
+    command = [sys.executable, "-c", LOCKED, str(run.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        for resume in ("auto", "required"):
+            told = f"in use by process {other.pid} on .* --resume never"
+            with pytest.raises(CheckpointError, match=told):
+                RunFolder.start("mine", root, resume)  # type: ignore[arg-type]
+        assert RunFolder.start("mine", root).path.name == "2"
+        other.kill()
+    assert RunFolder.start("mine", root, "auto").path == run.path  # a killed one holds nothing
 
 
 def test_a_demanded_resume_that_finds_nothing_fails_and_leaves_no_folder(root: Path) -> None:
@@ -202,22 +294,37 @@ def test_a_truncated_checkpoint_is_named_and_passed_over(root: Path, with_sums: 
     with pytest.warns(UserWarning, match=r"recovery-10.ckpt (is damaged|cannot be read)"):
         resumed = RunFolder.start("mine", root, "required")
     assert (resumed.path, resumed.ckpt_path, resumed.start_step) == (run.path, older, 9)
+    assert not newer.exists()  # else it would pass for the newest once more
+    assert newer.with_name("recovery-10.ckpt.damaged").exists()
 
 
-def test_a_demanded_resume_from_damaged_checkpoints_only_fails(root: Path) -> None:
-    path = save(begun(root), 10)
-    path.write_bytes(b"")
-    with (
-        pytest.warns(UserWarning, match=r"recovery-10.ckpt is damaged"),
-        pytest.raises(CheckpointError, match="has no recovery checkpoint"),
-    ):
-        RunFolder.start("mine", root, "required")
-
-
-def test_newest_means_last_written_and_not_last_by_name(root: Path) -> None:
+def test_a_resume_from_damaged_checkpoints_only_fails_and_leaves_them(root: Path) -> None:
     run = begun(root)
-    save(run, 9, age=10)
-    save(run, 100, age=0)
+    for path in (save(run, 9), save(run, 10)):
+        path.write_bytes(b"")
+    before = sorted(path.name for path in run.checkpoints.iterdir())
+    for resume in ("auto", "required"):
+        with (
+            pytest.warns(UserWarning, match=r"recovery-\d+.ckpt is damaged"),
+            pytest.raises(CheckpointError, match=r"damaged: recovery-10.ckpt, recovery-9.ckpt\."),
+        ):
+            RunFolder.start("mine", root, resume)  # type: ignore[arg-type]
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == before
+    assert [path.name for path in (root / "mine").iterdir()] == ["1"]
+
+
+def test_a_dangling_link_among_the_checkpoints_is_passed_over(root: Path) -> None:
+    run = begun(root)
+    path = save(run, 3)
+    (run.checkpoints / "recovery-4.ckpt").symlink_to("gone.ckpt")
+    with pytest.warns(UserWarning, match=r"recovery-4.ckpt is no checkpoint file"):
+        assert RunFolder.start("mine", root, "auto").ckpt_path == path
+
+
+def test_newest_means_the_latest_step_whenever_files_were_copied(root: Path) -> None:
+    run = begun(root)
+    save(run, 9, age=0)
+    save(run, 100, age=10)
     save(run, 20, age=5)
     assert RunFolder.start("mine", root, "auto").start_step == 100
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from lit_foundry.checkpoint import CheckpointError, load_task
 from lit_foundry.data import TextFiles
 from lit_foundry.data.tokenizer_training import TrainTokenizer
+from lit_foundry.metrics_csv import MetricsCSV
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.backbone import Features
 from lit_foundry.nn.text import TextEncoder, masked_mean
 from lit_foundry.optim import OptimConfig, lr_factor
-from lit_foundry.run import MetricsCSV
 from lit_foundry.tasks import Classification, Finetune, Stage, Step
 from lit_foundry.tasks.dropout import seed_dropout
 from tests.conftest import reviews, tiny_config, write_csv
@@ -308,6 +308,12 @@ def test_clipping_by_value_is_refused(tmp_path: Path) -> None:
         fit.fit(task(), data(tmp_path))
 
 
+@pytest.mark.parametrize("most", [0.0, -1.0, float("nan"), float("inf")])
+def test_clipping_to_what_is_no_positive_number_is_refused(tmp_path: Path, most: float) -> None:
+    with pytest.raises(ValueError, match="gradient_clip_val must be a positive number, got"):
+        trainer(gradient_clip_val=most).fit(task(), data(tmp_path))
+
+
 class Poisoned(Classification):
     """Yields a bad loss for one training sample."""
 
@@ -369,6 +375,58 @@ def test_nonfinite_losses_change_nothing_and_name_their_samples(
         assert 17 in rows
         assert set(rows) <= set(tape.rows[i])
         assert len(rows) <= 4, "only the micro-batches to blame are named"
+
+
+class Normalized(Toy):
+    """Has running statistics, which one training sample spoils from within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def encode(self, batch: Mapping[str, Any]) -> Features:
+        """Normalize what Toy yields; the sample 17 is spoilt before."""
+        features = super().encode(batch)
+        poison = float("nan") if self.training else 0.0
+        spoilt = torch.where(batch["index"] == 17, poison, 0.0)
+        return features._replace(pooled=self.norm(features.pooled + spoilt[:, None]))
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_a_skipped_step_leaves_running_statistics_as_they_were(
+    tmp_path: Path, micro_batch: int | None
+) -> None:
+    means: list[Tensor] = []
+
+    class Means(Tape):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            super().on_train_batch_end(trainer, pl_module, *args)
+            if len(self.rows) > len(means):
+                means.append(pl_module.backbone.norm.running_mean.clone())
+
+    model, tape = Classification(Normalized(), 2, optim=SGD), Means()
+    with pytest.warns(UserWarning, match="not finite"):
+        trainer(tape, max_epochs=2).fit(model, data(tmp_path, micro_batch=micro_batch))
+    skipped = [i for i, rows in enumerate(tape.rows) if 17 in rows]
+    assert len(skipped) == 2
+    for i in range(1, 8):
+        assert torch.equal(means[i], means[i - 1]) == (i in skipped), i
+    assert means[-1].isfinite().all()
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_steps": 3, "max_epochs": -1}])
+def test_a_run_that_skips_every_step_fails(tmp_path: Path, limits: dict[str, int]) -> None:
+    class Hopeless(Poisoned):
+        def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
+            self.poison = (int(batch["index"][0]), float("nan"))
+            return super().step(batch, stage)
+
+    steps = limits.get("max_steps", 4)
+    with (
+        pytest.warns(UserWarning, match="not finite"),
+        pytest.raises(ValueError, match=rf"All {steps} steps were skipped, .*optim\.lr"),
+    ):
+        trainer(**limits).fit(Hopeless(Toy(), 2, optim=SGD), data(tmp_path))
 
 
 class Recorder(Classification):

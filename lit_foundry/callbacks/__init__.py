@@ -1,6 +1,7 @@
 """Callbacks: what a run does around its training."""
 
 from lit_foundry.callbacks.best import Best
+from lit_foundry.callbacks.compatibility import Compatibility
 from lit_foundry.callbacks.early_stop import EarlyStop
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord
 from lit_foundry.callbacks.predictions import PredictionWriter
@@ -13,6 +14,7 @@ from lit_foundry.callbacks.throughput import Throughput
 
 __all__ = [
     "Best",
+    "Compatibility",
     "EarlyStop",
     "EvaluationRecord",
     "PredictionWriter",

@@ -31,10 +31,8 @@ class SampleOutputs:
 
     def add(self, outputs: Mapping[str, Any] | None) -> None:
         """Keep a batch, on the CPU; None yields nothing of a single sample."""
-        if outputs:
-            self._parts.append(
-                {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in outputs.items()}
-            )
+        if outputs:  # as copies: what a loader's worker sent holds a file open
+            self._parts.append({name: _copied(value) for name, value in outputs.items()})
 
     def gather(self, trainer: Trainer) -> dict[str, Any]:
         """Return the samples of all ranks on rank 0, in the order of the split, and forget them.
@@ -59,6 +57,10 @@ class SampleOutputs:
                 rows = [row for part in parts for row in part[name]]
                 found[name] = [rows[i] for i in order.tolist()]
         return found
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
 
 
 def with_images(predictions: Predictions, thumbnail: Callable[[int], Any]) -> Predictions:

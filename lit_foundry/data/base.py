@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from lit_foundry.data.samplers import LengthGroupedBatches
 from lit_foundry.recipe import Recorded, differences
+from lit_foundry.signals import leave_signals_to_main
 
 Split = Literal["train", "val", "test", "predict"]
 
@@ -186,6 +187,7 @@ class DataModule(Recorded, LightningDataModule, ABC):
             persistent_workers=self.num_workers > 0 and not reloads,
             pin_memory=torch.cuda.is_available(),
             collate_fn=_as_is,
+            worker_init_fn=leave_signals_to_main,
             generator=torch.Generator().manual_seed(0),  # else it draws from the global one
         )
 

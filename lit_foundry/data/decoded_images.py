@@ -159,10 +159,10 @@ class DecodedImages(DataModule):
         Raises:
             DataError: If one cannot be decoded, or has another size and none is set.
         """
-        items = [Path(item) if isinstance(item, str) else item for item in inputs]
+        items = [Path(i).expanduser() if isinstance(i, str | Path) else i for i in inputs]
         table = ImageTable(items, source="input")
         for item in items:
-            if isinstance(item, Path) and not item.expanduser().is_file():
+            if isinstance(item, Path) and not item.is_file():
                 raise DataError(f"{item}: no such file. Correct the path of this input.")
         dataset = ImageDataset(Streamed(table, self.form, self.shape), np.arange(len(items)))
         for start in range(0, len(items), INFERENCE):

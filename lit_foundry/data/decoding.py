@@ -3,16 +3,21 @@
 Shapes: H height, W width, C channels.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -22,6 +27,28 @@ Mode = Literal["RGB", "L"]
 
 # Beginnings of files. PIL tries one format after the other, a third of its time for a small image.
 STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"RIFF": "WEBP"}
+# PIL knows these and decodes none of them itself: it runs Ghostscript, or asks for a plugin.
+UNREAD = {"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"}
+THIN = 100  # times longer than wide: of such images no more is resized than is kept
+
+
+@cache
+def kinds() -> list[str]:
+    """Return the formats that the installed PIL decodes, the usual ones first."""
+    Image.init()
+    known = [kind for kind in Image.ID if kind not in UNREAD]
+    return sorted(known, key=lambda kind: kind not in STARTS.values())
+
+
+@cache
+def suffixes() -> set[str]:
+    """Return the suffixes of their files, in lower case."""
+    return {end for end, kind in Image.registered_extensions().items() if kind in kinds()}
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether a suffix is that of an image."""
+    return path.suffix.lower() in suffixes()
 
 
 class BadImageError(ValueError):
@@ -66,21 +93,22 @@ class Form:
             BadImageError: If it cannot be decoded.
         """
         with _told(), _opened(image) as file:
-            if self.size is not None:
-                # Large photos at a half, a quarter, an eighth; PIL advises to leave a factor of 3.
-                file.draft(None, (3 * self.size, 3 * self.size))
-            fitted = self._fitted(_upright(file))
-            return np.asarray(fitted).reshape(fitted.height, fitted.width, self.channels)
+            return self._fitted(_converted(_upright(file), self.mode))
 
-    def _fitted(self, image: Image.Image) -> Image.Image:
-        image, size = _converted(image, self.mode), self.size
-        if size is None or image.size == (size, size):
-            return image
+    def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
+        size = self.size
+        if size is not None and self.fit == "crop" and max(image.size) > THIN * min(image.size):
+            image = _middle(image, size)
+        pixels = np.array(image).reshape(image.height, image.width, self.channels)
+        if size is None:
+            return pixels
+        # Bit for bit what the image processors of transformers do (on tensors, PIL differs by a
+        # level or two): the shorter edge becomes size, and the middle is rounded up and left.
         edges = [size] if self.fit == "crop" else [size, size]
-        # The shorter edge becomes size, as in the evaluation of most published networks.
-        resized = F.resize(image, edges, interpolation=InterpolationMode.BICUBIC)
-        cropped: Image.Image = F.center_crop(resized, [size, size])
-        return cropped
+        planes = torch.from_numpy(pixels).permute(2, 0, 1)
+        fitted: Tensor = F.resize(planes, edges, interpolation=InterpolationMode.BICUBIC)
+        top, left = ((edge - size) // 2 for edge in fitted.shape[1:])
+        return fitted[:, top : top + size, left : left + size].permute(1, 2, 0).numpy()
 
 
 @contextmanager
@@ -88,15 +116,19 @@ def _told() -> Iterator[None]:
     """Turn whatever a decoder raises into the reason why an image is bad."""
     try:
         yield
-    except (BadImageError, FileNotFoundError, MemoryError):
+    except BadImageError:
         raise
+    except PermissionError:
+        raise BadImageError("no permission to read it") from None
+    except MemoryError:
+        raise BadImageError("takes more memory than there is") from None
     except UnidentifiedImageError:
         raise BadImageError("not an image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImageError(_TOO_LARGE.format(Image.MAX_IMAGE_PIXELS)) from None
     # Nearly always an OSError (of 3,000 files damaged at random, each), but PIL promises nothing.
     except Exception as error:
-        raise BadImageError(f"truncated or damaged ({error})") from error
+        raise BadImageError(f"truncated or damaged ({shorten(str(error), 200)})") from error
 
 
 _TOO_LARGE = "more than {} pixels, PIL's limit (PIL.Image.MAX_IMAGE_PIXELS)"
@@ -113,10 +145,12 @@ def _opened(image: Any) -> Image.Image:
         if not image:
             raise BadImageError("empty, 0 bytes")
         likely = [kind for start, kind in STARTS.items() if image.startswith(start)]
-        return _small(Image.open(BytesIO(image), formats=likely or None))
+        return _small(Image.open(BytesIO(image), formats=likely or kinds()))
+    if not os.path.exists(image):
+        raise BadImageError("no such file, or a link that leads to none")
     if not Path(image).stat().st_size:
         raise BadImageError("empty, 0 bytes")
-    return _small(Image.open(image))
+    return _small(Image.open(image, formats=kinds()))
 
 
 def _small(image: Image.Image) -> Image.Image:
@@ -126,6 +160,16 @@ def _small(image: Image.Image) -> Image.Image:
         image.close()
         raise BadImageError(_TOO_LARGE.format(limit))
     return image
+
+
+def _middle(image: Image.Image, size: int) -> Image.Image:
+    """Return the resized middle of an image whose resized whole would take gigabytes."""
+    short, long = sorted(image.size)
+    whole = int(size * long / short)
+    step, first = long / whole, (whole - size) // 2
+    start, end = first * step, (first + size) * step
+    box = (start, 0, end, short) if image.width == long else (0, start, short, end)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """Digests of files, computed once for each content."""
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
@@ -11,6 +12,7 @@ from lit_foundry.atomic import replacing
 from lit_foundry.data.cache import cache_root
 
 BLOCK = 2**20  # bytes read at once; a file below it is as fast to read as its digest
+NOTHING = blake2b(digest_size=16).hexdigest()
 SHOWN = 2**30  # bytes, some seconds, from which on there is a progress bar
 
 
@@ -38,8 +40,13 @@ def digests(files: Sequence[Path], cache: Path | None = None) -> list[str]:
 def joint_digests(files: Sequence[Path], cache: Path | None = None) -> list[str]:
     """Return the same of many small files, whose digests are kept together.
 
-    A million photos are then read once, and looked at later: some seconds.
+    A million photos are then read once, and looked at later: some seconds. Files that are not there
+    or may not be read have the digest of no bytes.
     """
+    readable = [path for path in files if os.access(path, os.R_OK)]
+    if len(readable) < len(files):
+        known = dict(zip(readable, joint_digests(readable, cache), strict=True))
+        return [known.get(path, NOTHING) for path in files]
     hasher = blake2b(digest_size=16)
     for path in files:
         stat = path.stat()

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatch
 from functools import cached_property, partial
 from glob import glob, has_magic
 from hashlib import blake2b
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_foundry.data.digests import digests
+from lit_foundry.data.folders import Found, files_in, joined, tell_left_out
 from lit_foundry.data.rows import (
     DataError,
     DatasetNotFoundError,
@@ -44,7 +47,8 @@ class Documents:
     Args:
         sources: Files (.txt, .csv, .tsv, .jsonl, .parquet; .txt and .jsonl also with .gz), folders
             with such files at any depth, in the order of their paths, and patterns such as
-            ``data/*.txt``. Hidden files in folders are skipped; each file is read once.
+            ``data/*.txt``. Links are followed, and each file is read once. Hidden files in folders
+            are skipped; a warning counts those of other kinds.
         text: Column of the texts, where there are columns.
         delimiter: Cuts .txt files, such as a blank line (two newlines); None makes each file one
             document.
@@ -67,11 +71,12 @@ class Documents:
         if delimiter == "":
             raise ValueError("data.delimiter is empty: set what parts documents, or null.")
         sources = [sources] if isinstance(sources, str | Path) else sources
-        found = dict.fromkeys(file for source in sources for file in _files(source))
-        self.files, self.text, self.cache = list(found), text, cache
+        found = joined(_found(source) for source in sources)
+        self.files, self.text, self.cache = list(found.files.values()), text, cache
         # A shell passes the two characters on.
         self.delimiter = delimiter and delimiter.replace(r"\n", "\n").replace(r"\t", "\t")
         self.name = ", ".join(map(str, sources))
+        tell_left_out(self.name, found, ", ".join(FORMATS))
 
     @staticmethod
     def of_hub(
@@ -190,31 +195,54 @@ class _HubDocuments(Documents):
             start += table.num_rows
 
 
-def _files(source: str | Path) -> list[Path]:
+def _found(source: str | Path) -> Found:
     """Find the files of a source; a pattern may match folders."""
-    pattern = str(Path(source).expanduser())
-    path = Path(pattern).absolute()
+    path = Path(source).expanduser().absolute()
     if path.is_file():
         if not _format(path):
             raise DataError(f"{path}: no text. Convert it to one of {', '.join(FORMATS)}.")
-        return [path]
-    matches = [path] if path.is_dir() else []
-    if not matches and has_magic(pattern):
-        matches = [Path(match).absolute() for match in sorted(glob(pattern, recursive=True))]
-    found = [file for match in matches for file in _within(match) if _format(file)]
-    if not found:
+        return Found({os.path.realpath(path): path})
+    parts = list(_matched(path))
+    found = joined(parts)
+    if not found.files:
         kinds = ", ".join(FORMATS)
-        rule = "no such file or folder" if not matches else f"no file that ends in {kinds}"
+        rule = f"no file that ends in {kinds}" if parts else "no such file or folder"
         raise DatasetNotFoundError(f"{path}: {rule}. Correct its path in data.*.")
+    for file in found.files.values():
+        if not os.path.exists(file):
+            raise DataError(f"{file}: a link to a file that is not there. Mend or remove it.")
     return found
 
 
-def _within(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    names = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
-    shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-    return [path / name for name in sorted(shown, key=Path.as_posix)]
+def _matched(path: Path) -> Iterator[Found]:
+    """Yield what lies in a folder, or at each place that a pattern matches."""
+    places, rest = [path] if path.is_dir() else [], path.parts[:0]
+    if not places and has_magic(str(path)):
+        # Through links that lead back up, glob would follow ** for ever.
+        depth = path.parts.index("**") if "**" in path.parts else len(path.parts)
+        before, rest = Path(*path.parts[:depth]), path.parts[depth:]
+        places = [Path(place) for place in sorted(glob(str(before)))]
+    for place in places:
+        below = files_in(place, _any) if place.is_dir() else Found({os.path.realpath(place): place})
+        names = {file: file.relative_to(place) for file in below.files.values()}
+        pairs = [pair for pair in below.files.items() if _fits(names[pair[1]].parts, rest)]
+        pairs.sort(key=lambda pair: names[pair[1]].as_posix())
+        if pairs or not rest:
+            kept = {real: file for real, file in pairs if _format(file)}
+            yield Found(kept, [file for _, file in pairs if not _format(file)], below.loops)
+
+
+def _any(path: Path) -> bool:
+    return True
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Tell whether a pattern matches a path or a folder that it is in."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_fits(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
 def _format(path: Path) -> str:

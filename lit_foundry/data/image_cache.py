@@ -24,7 +24,7 @@ from lit_foundry.data.image_dataset import Pixels, Streamed, bad, wrong_size
 from lit_foundry.data.image_table import ImageTable
 from lit_foundry.data.rows import DataError
 
-FORMAT = 1
+FORMAT = 2  # of the files, and of how pixels are made
 CHUNK = 2**22  # bytes of pixels that a thread decodes at once
 TOLD = 3  # bad images that messages name; skipped.json has all
 

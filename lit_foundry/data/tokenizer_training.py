@@ -92,7 +92,7 @@ def train_tokenizer(
             if not folder.exists():
                 with replacing(folder) as partial:
                     save_tokenizer(trained(config, texts), partial)
-    return PreTrainedTokenizerFast.from_pretrained(folder, **ENDS)
+    return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False, **ENDS)
 
 
 def trained(config: TrainTokenizer, texts: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -22,11 +22,14 @@ def built(spec: Any) -> Callable[[Tensor], Tensor]:
         raise ValueError(f"data.transform takes class_path and init_args, got {sorted(spec)}.")
     path, args = str(spec["class_path"]), spec.get("init_args") or {}
     module, _, name = path.rpartition(".")
+    remedy = "Name a class with its module, such as torchvision.transforms.v2.RandAugment"
     try:
         cls = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        remedy = "Name a class with its module, such as torchvision.transforms.v2.RandAugment"
         raise ValueError(f"data.transform.class_path={path}: {error}. {remedy}.") from None
+    # A recipe may come from elsewhere: to call os.system would be to run it.
+    if not (isinstance(cls, type) and any("__call__" in vars(base) for base in cls.__mro__)):
+        raise ValueError(f"data.transform.class_path={path}: no class of transforms. {remedy}.")
     try:
         transform = cls(**args)
     except (TypeError, ValueError) as error:

@@ -192,9 +192,13 @@ class Augment:
 
 
 def centre(images: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return the middle of (B, C, H, W) images, of a height and a width."""
-    whole = tuple(images.shape[-2:]) == shape
-    return images if whole else tv.center_crop(images, list(shape))
+    """Return the middle of (B, C, H, W) images, of a height and a width.
+
+    Where no pixel is in the middle, it lies up and left, as image processors of transformers cut.
+    """
+    height, width = shape
+    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    return images[..., top : top + height, left : left + width]
 
 
 def shifts(keys: Tensor, room: Any, stream: int = _SHIFT) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_foundry.nn.backbone import Backbone, Features
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LEAST_STD = 1e-4  # a fortieth of a level of 255; less would only blow up noise
 
 
 class ImageBackbone(Backbone):
@@ -24,11 +25,12 @@ class ImageBackbone(Backbone):
     Args:
         in_channels: Channels C of an image.
         mean: Mean of each channel in [0, 1], or one for all.
-        std: Standard deviation of each channel, likewise.
+        std: Standard deviation of each channel, likewise, above 0.
         image_size: Edge of the images that the network is made for; None if it takes any.
 
     Raises:
-        ValueError: If mean or std are neither one number nor one for each channel.
+        ValueError: If mean or std are neither one number nor one for each channel, or outside of
+            what pixels in [0, 1] can have.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
@@ -45,13 +47,16 @@ class ImageBackbone(Backbone):
         super().__init__()
         self.in_channels, self.image_size = in_channels, image_size
         self._statistics = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) not in (1, in_channels) or (name == "std" and min(values) <= 0):
-                rule = "one number, or one for each channel" + ", above 0" * (name == "std")
+        for name, values in self._statistics.items():
+            least = LEAST_STD if name == "std" else 0.0
+            inside = all(least <= value <= 1 for value in values)  # NaN is not
+            if len(values) not in (1, in_channels) or not inside:
+                rule = f"one number, or one for each channel ({in_channels}), in [{least:g}, 1]"
                 raise ValueError(
-                    f"model.backbone.{name} takes {rule} ({in_channels}), got {list(values)}."
+                    f"model.backbone.{name} takes {rule}, got {values}. Divide what belongs to "
+                    "pixels up to 255 by 255."
                 )
-            column = torch.tensor(self._statistics[name], dtype=torch.float32).view(-1, 1, 1)
+            column = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
             self.register_buffer(name, column, persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "ImageBackbone":

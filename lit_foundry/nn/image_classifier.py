@@ -44,7 +44,7 @@ def image_classifier(backbone: nn.Module, head: nn.Module, labels: Sequence[str]
     config.label2id = {name: i for i, name in enumerate(labels)}
     config.problem_type = "single_label_classification"
     config.architectures = []  # of several classifiers, take the first
-    model = AutoModelForImageClassification.from_config(config)
+    model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     prefix, state = model.base_model_prefix, model.state_dict()
     known = {f"{prefix}.{key}": v for key, v in backbone.encoder.state_dict().items()}
     rest = [key for key in state if key not in known and not key.endswith("mask_token")]
@@ -66,10 +66,18 @@ def image_processor(backbone: ImageBackbone, size: int, fit: str, crop: int) -> 
         size: Edge that images are fitted to.
         fit: ``crop`` makes their shorter edge this long, anything else squashes them.
         crop: Edge of what is then cut out of the centre.
+
+    Raises:
+        ValueError: If it cannot cut where two cuts in a row do.
     """
     from PIL import Image
     from transformers import CLIPImageProcessor, ViTImageProcessor
 
+    if fit == "crop" and (size - crop) % 2:
+        raise ValueError(
+            f"data.size {size} and model.augment.size {crop} differ by an odd number of pixels, so "
+            f"that the one cut of transformers would lie beside the two of predict. {OTHERWISE}"
+        )
     edges, cut = ({"height": edge, "width": edge} for edge in (size, crop))
     channels = backbone.in_channels
     options: dict[str, Any] = {
@@ -77,7 +85,8 @@ def image_processor(backbone: ImageBackbone, size: int, fit: str, crop: int) -> 
         "image_std": backbone.std.flatten().expand(channels).tolist(),
         "rescale_factor": 1 / 255,
         "resample": int(Image.Resampling.BICUBIC),
-        "do_convert_rgb": channels == 3,
+        # The pipeline has done so, and this would paint white what one shade marks as transparent.
+        "do_convert_rgb": False,
     }
     if fit == "crop":
         return CLIPImageProcessor(size={"shortest_edge": size}, crop_size=cut, **options)

@@ -245,12 +245,12 @@ def build(config: Any, original: Any, pretrained: str | None) -> Any:
     # The classifier's base has the pooler that it reads, and no other.
     auto = AutoModelForImageClassification if config.model_type in CLASSIFIERS else AutoModel
     config.architectures = original.architectures = []  # of several classifiers, take the first
-    encoder = _base(auto.from_config(config, dtype=torch.float32))
+    encoder = _base(auto.from_config(config, dtype=torch.float32, trust_remote_code=False))
     encoder.config.architectures = None
     if pretrained is None:
         return encoder
     path = resolve(pretrained)
-    options = {"dtype": torch.float32, "output_loading_info": True}
+    options = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
     with from_hub(path, OFFLINE), quiet():
         model, info = auto.from_pretrained(path, config=original, **options)
     source = _base(model)

@@ -89,7 +89,9 @@ def bare_model(config: Any, causal: bool) -> Any:
             f"one of {', '.join(MASKED_HEADS)}, or a CausalLM on a TextDecoder."
         )
     with torch.device("meta"):
-        return (AutoModelForCausalLM if causal else AutoModelForMaskedLM).from_config(config)
+        return (AutoModelForCausalLM if causal else AutoModelForMaskedLM).from_config(
+            config, trust_remote_code=False
+        )
 
 
 def is_known(config: Any) -> bool:

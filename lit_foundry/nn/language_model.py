@@ -27,7 +27,9 @@ def language_model(backbone: nn.Module, head: nn.Module) -> Any:
     config: Any = copy.deepcopy(backbone.encoder.config)
     config.use_cache = True
     causal = isinstance(backbone, TextDecoder)
-    model = (AutoModelForCausalLM if causal else AutoModelForMaskedLM).from_config(config)
+    model = (AutoModelForCausalLM if causal else AutoModelForMaskedLM).from_config(
+        config, trust_remote_code=False
+    )
     parts = parts_of(model, causal)
     state = {f"{model.base_model_prefix}.{k}": v for k, v in backbone.encoder.state_dict().items()}
     own = head.state_dict()

@@ -46,7 +46,7 @@ def sequence_classifier(backbone: nn.Module, head: nn.Module, labels: Sequence[s
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: i for i, name in enumerate(labels)}
     config.problem_type = "single_label_classification"
-    model = AutoModelForSequenceClassification.from_config(config)
+    model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     layers = {**FAMILY_LAYERS[config.model_type]}
     layers["out"] = OUTPUT_LAYERS.get(config.model_type, "classifier")
     state = {f"{model.base_model_prefix}.{k}": v for k, v in backbone.encoder.state_dict().items()}

@@ -208,6 +208,7 @@ class TextEncoder(Backbone):
             auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
             path = resolve(self._pretrained)
             options = {"dtype": torch.float32, "output_loading_info": True}
+            options |= {"trust_remote_code": False}
             with from_hub(path, OFFLINE), quiet():
                 model, info = auto.from_pretrained(path, config=copy.deepcopy(config), **options)
             state = weights_of(model, causal, info["missing_keys"], self._pretrained)
@@ -238,7 +239,8 @@ def _build(
     """Return the encoder, and the tensors of the head's hidden layer that the weights hold."""
     from transformers import AutoModel, AutoModelForSequenceClassification
 
-    options["dtype"] = torch.float32  # transformers 5 would take over the checkpoint's
+    options |= {"dtype": torch.float32}  # transformers 5 would take over the checkpoint's
+    options |= {"trust_remote_code": False}
     if pretrained is None:
         encoder = AutoModel.from_config(config, **options)
         _drop_pooler(encoder)

@@ -71,6 +71,7 @@ def read_config(pretrained: str | None, overrides: dict[str, Any], offline: str 
     own = {key: None for key in ids if pretrained is None and key in cls.__dataclass_fields__}
     entries = own | base | overrides
     entries.pop("model_type", None)
+    entries.pop("auto_map", None)  # code that the folder brings, which is never run
     return cls(**entries)
 
 

@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from lit_foundry import __version__
-from lit_foundry.checkpoint import CheckpointError
+from lit_foundry.checkpoint import FORMAT, CheckpointError
 from lit_foundry.initialization import load_submodule
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.lora import merge_adapters
@@ -32,6 +32,7 @@ from lit_foundry.tasks.facts import check_fit, check_resumed, check_tokenizer
 from lit_foundry.tasks.finetune import Finetune
 from lit_foundry.tasks.metric_state import metric_states, restore_metrics
 from lit_foundry.tasks.progress import is_logged, progress
+from lit_foundry.tasks.running_statistics import RunningStatistics
 from lit_foundry.tasks.step import Stage, Step
 from lit_foundry.tasks.thaw import Thaw
 from lit_foundry.tasks.window import Window
@@ -153,8 +154,14 @@ class Task(Recorded, LightningModule, ABC):
         self.results |= {k: v.cpu() for k, v in values.items() if v.numel() != 1}
         self.log_dict({k: v for k, v in values.items() if v.numel() == 1})
 
+    def on_train_end(self) -> None:
+        """Fail if nothing was learnt."""
+        self._window.demand_a_step(self.global_step)
+
     def on_train_epoch_end(self) -> None:
         """Log the training metrics."""
+        if self.trainer.precision != "16-mixed":  # which may skip a short epoch to find its scale
+            self._window.demand_a_step(self.global_step)
         follow_start(self.trainer, self)
         self._log_epoch("train")
 
@@ -189,6 +196,12 @@ class Task(Recorded, LightningModule, ABC):
                 raise ValueError(
                     f"trainer.gradient_clip_algorithm can only be norm, got {how.value}: remove "
                     "it; trainer.gradient_clip_val bounds the norm of all gradients."
+                )
+            most = self.trainer.gradient_clip_val
+            if most is not None and not 0 < most < inf:
+                raise ValueError(
+                    f"trainer.gradient_clip_val must be a positive number, got {most}; leave it "
+                    "out to clip nothing."
                 )
             for name, backbone in self.backbones.items():
                 self._initialize(backbone, name)
@@ -236,6 +249,8 @@ class Task(Recorded, LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Let the config win over the rates and decays that a checkpoint brought along."""
+        self._window = Window()
+        self._statistics = RunningStatistics(self)
         for group, options in zip(
             self.trainer.optimizers[0].param_groups, self._options, strict=True
         ):
@@ -246,6 +261,7 @@ class Task(Recorded, LightningModule, ABC):
         """Set the learning rates, a pure function of the run's progress."""
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._window.clear()
+            self._statistics.keep()
             self.run_progress, step = progress(self.trainer, batch_idx)
             thawed = self._thaw.follow(self.trainer, batch_idx, self.run_progress, step)
             for optimizer in self.trainer.optimizers:
@@ -268,7 +284,8 @@ class Task(Recorded, LightningModule, ABC):
         norm = finish_gradients(optimizer, parts / count, gradient_clip_val)
         # The one place where a step waits for the device: a later check would come too late.
         if not isfinite((norm + total).item()):
-            self._window.warn(total, self.current_epoch, self.global_step)
+            self._statistics.restore()
+            self._window.skip(total, self.current_epoch, self.global_step)
             self.log("train/skipped_steps", 1.0, reduce_fx="sum", on_step=False, on_epoch=True)
             optimizer.zero_grad()  # without gradients, the optimizer touches nothing
         self.step_loss = total / count
@@ -286,6 +303,7 @@ class Task(Recorded, LightningModule, ABC):
             save_average(self.trainer, self, checkpoint)
         checkpoint["lit_foundry"] = {
             "version": __version__,
+            "format": FORMAT,
             "model": self.recipe(),
             "data": data.recipe() if isinstance(data, Recorded) else None,
             "data_state": data.state() if hasattr(data, "state") else None,

@@ -108,7 +108,8 @@ class CausalLM(LanguageModel):
         tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         pairs = self.continued(batch, tokenizer)
         records = [{"text": text, "continuation": more} for text, more in pairs]
-        return {"index": batch["index"], "record": records}
+        # A copy: Lightning keeps it, and what a loader's worker sent holds a file open.
+        return {"index": batch["index"].clone(), "record": records}
 
     def samples(self, batch: Mapping[str, Any], tokenizer: Any) -> list[str]:
         """Show beginnings of texts, and how the network goes on."""

@@ -208,4 +208,5 @@ class Classification(Task):
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return each sample's ``index`` (B,) and ``prob`` (B, C)."""
-        return {"index": batch["index"], "prob": self(batch).float().softmax(-1)}
+        # A copy: Lightning keeps it, and what a loader's worker sent holds a file open.
+        return {"index": batch["index"].clone(), "prob": self(batch).float().softmax(-1)}

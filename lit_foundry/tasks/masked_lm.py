@@ -140,7 +140,8 @@ class MaskedLM(LanguageModel):
                 )
         texts = self._texts(batch, tokenizer)
         records = [{"text": t, "masks": m} for t, m in zip(texts, found, strict=True)]
-        return {"index": batch["index"], "record": records}
+        # A copy: Lightning keeps it, and what a loader's worker sent holds a file open.
+        return {"index": batch["index"].clone(), "record": records}
 
     def samples(self, batch: Mapping[str, Any], tokenizer: Any) -> list[str]:
         """Show texts with their masks, and what the network fills them with."""

@@ -9,9 +9,14 @@ from torch import Tensor
 
 
 class Window:
-    """Sums the losses and counts of one step's micro-batches, without waiting for the device."""
+    """Sums the losses and counts of one step's micro-batches, without waiting for the device.
+
+    Attributes:
+        skipped: Steps of this process that changed nothing, as loss or gradients were not finite.
+    """
 
     def __init__(self) -> None:
+        self.skipped = 0
         self._parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def clear(self) -> None:
@@ -30,8 +35,9 @@ class Window:
         total, count = trainer.strategy.reduce(sums, reduce_op="sum")
         return total, count
 
-    def warn(self, total: Tensor, epoch: int, step: int) -> None:
+    def skip(self, total: Tensor, epoch: int, step: int) -> None:
         """Warn of a step that is skipped, naming this rank's samples that may have caused it."""
+        self.skipped += 1
         if self.is_finite and not total.isfinite():
             return  # another rank is to blame, and names its own
         warnings.warn(
@@ -39,6 +45,15 @@ class Window:
             f"Training rows of the micro-batches: {self.suspects() or 'unknown'}.",
             stacklevel=3,
         )
+
+    def demand_a_step(self, steps: int) -> None:
+        """Raise ValueError if all ``steps`` of the run were skipped."""
+        if steps and self.skipped == steps:
+            raise ValueError(
+                f"All {steps} steps were skipped, as loss or gradients were not finite: "
+                "nothing was learnt. Look at the rows named above; lower model.optim.lr, or set "
+                "trainer.precision to 32-true."
+            )
 
     def suspects(self) -> list[int]:
         """Return the rows of the micro-batches whose loss is not finite, else all rows."""

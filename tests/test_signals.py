@@ -1,0 +1,173 @@
+"""A signal saves the run at the next boundary of a step, and it then ends with the same bits."""
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from lit_foundry.checkpoint import read_checkpoint, recoveries, step_of
+from lit_foundry.cli import main
+from lit_foundry.signals import HANDLER, Stopped, leave_signals_to_main
+from tests.test_resume import assert_same, end_of, fit
+
+# By hook and its call. 27 micro-steps an epoch, three of which are a step; validations after
+# micro-steps 11 and 23 of each epoch, in three batches.
+PLACES = [
+    ("on_train_batch_start", 0),
+    ("on_train_batch_start", 7),
+    ("on_train_batch_end", 8),
+    ("on_before_optimizer_step", 3),  # of the step that a validation follows
+    ("on_train_batch_end", 11),
+    ("on_validation_start", 0),
+    ("on_validation_batch_start", 1),
+    ("on_validation_batch_end", 2),
+    ("on_validation_end", 1),
+    ("on_train_batch_start", 26),
+    ("on_train_epoch_end", 0),
+    ("on_train_epoch_start", 1),
+    ("on_save_checkpoint", 1),
+    ("on_validation_batch_start", 10),
+    ("on_train_batch_start", 53),
+]
+
+
+def words(hook: str, at: int, signum: int = signal.SIGTERM, rank: int | None = None) -> list[str]:
+    send = "--trainer.callbacks+=tests.processes.Send"
+    options = {"hook": hook, "at": at, "signum": int(signum)}
+    if rank is not None:
+        options["rank"] = rank
+    sane = "--trainer.num_sanity_val_steps=0"
+    return [sane, send, *(f"--trainer.callbacks.{key}={value}" for key, value in options.items())]
+
+
+def compare(tiny: Path, name: str) -> None:
+    """Compare a run with the one that was let alone."""
+    (want, want_rows, want_order), (got, rows, order) = end_of(tiny, "whole"), end_of(tiny, name)
+    assert order == want_order, name
+    assert rows == want_rows, name
+    for part in ("state_dict", "optimizer_states", "loops", "global_step"):
+        assert_same(got[part], want[part], f"{name}: {part}")
+    runs = [tiny.parent / "runs" / one / "1" for one in ("whole", name)]
+    best, mine = (read_checkpoint(run / "checkpoints" / "best.ckpt") for run in runs)
+    assert_same(mine["state_dict"], best["state_dict"], f"{name}: best")
+    said = [pq.read_table(run / "predictions" / "val.parquet") for run in runs]
+    assert said[0].equals(said[1]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("averaged", [False, True])
+def test_sigterm_saves_wherever_it_comes_and_nothing_is_done_twice(
+    averaged: bool, tiny: Path
+) -> None:
+    ema = ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"] * averaged
+    assert fit(tiny, "whole", None, *ema) == 0
+
+    def stop_and_resume(place: tuple[str, int]) -> None:
+        name = "-".join(map(str, place))
+        assert fit(tiny, name, None, *ema, *words(*place)) == 143, place
+        run = tiny.parent / "runs" / name / "1"
+        assert recoveries(run / "checkpoints"), place
+        assert not (run / "summary.json").exists()
+        assert fit(tiny, name, None, *ema, "--resume", "auto") == 0, place
+        compare(tiny, name)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(stop_and_resume, PLACES[5:9] if averaged else PLACES))
+
+
+# Between the collectives of a step, before and amid a validation, at an epoch's end.
+MOMENTS = [
+    ("on_before_backward", 6, 1),
+    ("on_after_backward", 5, 0),
+    ("on_train_batch_end", 5, None),
+    ("on_validation_batch_start", 1, 1),
+    ("on_train_epoch_end", 0, 0),
+]
+
+
+@pytest.mark.slow
+def test_ranks_agree_on_a_signal_to_any_of_them(tiny: Path) -> None:
+    # Two ranks halve what one takes, so that a step has the micro-steps of one process.
+    ddp = ["--trainer.strategy=ddp", "--trainer.devices=2", "--data.micro_batch=2"]
+    assert fit(tiny, "whole", None, *ddp, ranks=2) == 0
+    for hook, at, rank in MOMENTS:
+        name = f"{hook}-{at}"
+        send = words(hook, at, rank=rank)
+        assert fit(tiny, name, None, *ddp, *send, ranks=2) == 143, name
+        assert recoveries(tiny.parent / "runs" / name / "1" / "checkpoints"), name
+        assert fit(tiny, name, None, *ddp, "--resume", "required", ranks=2) == 0, name
+        compare(tiny, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_other_signals_save_too_and_say_so_by_their_exit_code(signum: int, tiny: Path) -> None:
+    place = ("on_train_batch_start", 16)
+    assert fit(tiny, "ended", None, *words(*place, signum)) == 128 + signum
+    [saved, *_] = recoveries(tiny.parent / "runs/ended/1/checkpoints")
+    assert step_of(saved) == 6
+
+
+def test_the_last_line_says_how_to_go_on(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    place = ("on_train_batch_start", 4)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(tiny), *words(*place)])
+    assert stopped.value.code == 143
+    *_, done, how = capfd.readouterr().err.splitlines()
+    assert done.startswith("SIGTERM: stopped; the run is saved in ")
+    assert done.endswith("checkpoints/recovery-2.ckpt.")
+    assert how.startswith(f"To go on: python -m lit_foundry fit --config {tiny} ")
+    assert how.endswith(" --resume required")
+
+
+def test_before_the_first_step_a_signal_stops_at_once_and_claims_nothing(
+    tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(tiny), *words("on_fit_start", 0)])
+    assert stopped.value.code == 1
+    assert capfd.readouterr().err.splitlines()[-1] == "SIGTERM: stopped; nothing was saved."
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_an_evaluation_stops_at_once(tiny: Path) -> None:
+    main(["fit", "--config", str(tiny), "--trainer.max_epochs=1"])
+    best = next((tiny.parent / "runs").rglob("best.ckpt"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["test", "--ckpt_path", str(best), *words("on_test_batch_start", 0)])
+    assert stopped.value.code == 1
+
+
+def test_a_second_interrupt_stops_at_once() -> None:
+    with HANDLER as handler:
+        handler.waits = True
+        os.kill(os.getpid(), signal.SIGINT)
+        assert handler.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_what_is_ignored_stays_ignored_and_handlers_come_back() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with HANDLER, HANDLER:
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(Stopped, match="SIGUSR1: stopped; nothing was saved"):
+                os.kill(os.getpid(), signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_loader_worker_lives_through_what_its_group_is_sent() -> None:
+    worker = os.fork()
+    if not worker:
+        leave_signals_to_main(0)
+        for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), signum)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 7
