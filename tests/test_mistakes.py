@@ -101,6 +101,11 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "YAML, a list for a key": ("", "? [a, b]\n: 2\n", ("line 1", "a config takes no '[a, b]'")),
     "YAML, a list for a class": ("", "data: {class_path: [a]}\n", ("data: has to name a class",)),
     "YAML, a list": ("", "model: [a]\n", ("line 1: model: must be a Task (class_path, init",)),
+    "YAML, quotes in a list": (
+        "",
+        "data:\n  init_args:\n    label_names: [no, 'yes', 3]\n",
+        ("line 3: data.init_args.label_names: must be [a text", "Put quotes around no, 3."),
+    ),
     "YAML, a section twice": (
         "",
         "trainer: {max_epochs: 1}\nmodel: {}\ntrainer: {max_steps: 1}\n",
