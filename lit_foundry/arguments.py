@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace, get_loader, set_loader
-from jsonargparse import Path as ConfigPath
+from jsonargparse import Path as ConfigPath  # type: ignore[attr-defined]
 
 from lit_foundry.usage import CONFIG, UsageError, flags
 
@@ -49,7 +49,7 @@ def load_value(text: str) -> Any:
 
 
 def repeated(
-    node: yaml.Node, key: str = "", seen: set[int] | None = None
+    node: yaml.Node | None, key: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
     """Yield the path of each key that stands twice in a mapping, with both places.
 
@@ -75,9 +75,13 @@ def repeated(
             yield from repeated(value, path, seen)
 
 
-def read_text(path: ConfigPath) -> str:
-    """Read a config, which is UTF-8 whatever the locale; jsonargparse goes by that."""
-    return Path(path.absolute).read_text(encoding="utf-8")
+_read_text = ConfigPath.read_text
+
+
+def read_text(self: ConfigPath) -> str:
+    """Read a config, which is UTF-8 whatever the locale, as a method of jsonargparse's paths."""
+    file = Path(self.absolute)
+    return file.read_text(encoding="utf-8") if file.is_file() else str(_read_text(self))
 
 
 set_loader("yaml", load_value, (yaml.YAMLError,))

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -49,10 +50,11 @@ def main(args: list[str]) -> None:
         tracker.log_artifact(output, type="model", name="export", aliases=[given.format])
         tracker.finalize("success")
     print(f"Exported to {output}. In Python:")
+    place = json.dumps(str(output), ensure_ascii=False)
     manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     job = manifest["job"]
     if job in JOBS:
-        print(f'  lit_foundry.load("{output}").predict(["{JOBS[job]}"])')
+        print(f'  lit_foundry.load({place}).predict(["{JOBS[job]}"])')
     if given.format == "hf" and manifest["data_state"].get("mode") != "L":  # pipelines take RGB
         text = {
             "text-classification": '"a text", truncation=True',
@@ -60,9 +62,9 @@ def main(args: list[str]) -> None:
             "fill-mask": f'"a text with its {manifest["mask"]}"',
             "text-generation": '"a text that"',
         }[job]
-        print(f'  transformers.pipeline("{job}", "{output}")({text})')
+        print(f'  transformers.pipeline("{job}", {place})({text})')
     if job not in JOBS:
-        print(f"To fine-tune from it: --model.init_from {output}")
+        print(f"To fine-tune from it: --model.init_from {shlex.quote(str(output))}")
 
 
 def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassF1Score
 
 from lit_foundry.nn.masking import IGNORED
 
@@ -30,3 +31,15 @@ class TokenAccuracy(Metric):
     def compute(self) -> Tensor:
         """Return the share."""
         return self.correct / self.total.clamp(min=1)
+
+
+class PositiveF1(MulticlassF1Score):
+    """F1 of the second of two classes, the positive one."""
+
+    def __init__(self) -> None:
+        super().__init__(num_classes=2, average="none", validate_args=False)
+
+    def compute(self) -> Tensor:
+        """Return the score."""
+        positive: Tensor = super().compute()[1]
+        return positive

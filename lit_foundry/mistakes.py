@@ -5,6 +5,7 @@ it walks all that the user wrote, file by file and word by word, beside the argu
 named classes take. A type is checked by jsonargparse itself, one value at a time.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
@@ -115,7 +116,9 @@ class Search:
                 self.config_file(value)
         for key, value in given:
             if not key:
-                self.found.append(f"{value!r}: a word without a key; write --KEY {value}.")
+                self.found.append(
+                    f"{value!r}: a word without a key; write --KEY {shlex.quote(str(value))}."
+                )
             elif key not in (*CONFIG, "--print_config"):
                 self.word(key.lstrip("-"), value)
 

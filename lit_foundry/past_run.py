@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -35,7 +36,11 @@ def run_folder(path: Path) -> Path:
     runs = {str(p.parent if p.is_file() else p) for place in places for p in place}
     known = sorted(run for run in runs if Path(run, "config.yaml").is_file())
     close = [*get_close_matches(str(path), known, n=1, cutoff=0.3), *known][:1]
-    remedy = f"The nearest is {close[0]}." if close else f"Begin one: {COMMAND} fit --config FILE."
+    remedy = (
+        f"The nearest is {shlex.quote(close[0])}."
+        if close
+        else f"Begin one: {COMMAND} fit --config FILE."
+    )
     raise ValueError(
         f"{path} is no run: a run's folder is runs/NAME/NUMBER and holds a config.yaml. {remedy}"
     )
@@ -56,19 +61,30 @@ class Run:
     color: str
 
     def read(self, name: str) -> dict[str, Any]:
-        """Read a JSON file."""
-        path = self.path / name
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        """Read a JSON file; one that a crash left damaged is as good as missing."""
+        try:
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration."""
-        return yaml.safe_load(self.config_text) or {}
+        """The resolved configuration.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        try:
+            return dict(yaml.safe_load(self.config_text) or {})
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self.path / 'config.yaml'} is no config ({reason}).") from error
 
     @cached_property
     def config_text(self) -> str:
         """The resolved configuration as it was written."""
-        return (self.path / "config.yaml").read_text(encoding="utf-8")
+        return (self.path / "config.yaml").read_text(encoding="utf-8", errors="replace")
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -84,7 +100,8 @@ class Run:
     @cached_property
     def samples(self) -> tuple[int, str] | None:
         """Step and text of the last samples that a language model wrote."""
-        files = sorted((self.path / "samples").glob("*.txt"), key=lambda path: int(path.stem))
+        found = [p for p in (self.path / "samples").glob("*.txt") if p.stem.isdecimal()]
+        files = sorted(found, key=lambda path: int(path.stem))
         return (int(files[-1].stem), files[-1].read_text(encoding="utf-8")) if files else None
 
     @cached_property

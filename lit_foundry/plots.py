@@ -1,10 +1,11 @@
 """Plots of runs as PNG."""
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,22 @@ from numpy.typing import NDArray
 from lit_foundry.analysis import ByLength, Calibration
 from lit_foundry.atomic import replacing
 
-FIRST = ("loss", "acc", "f1", "calibration_error", "lr", "grad_norm")  # panels, in this order
+FIRST = (
+    "loss",
+    "acc",
+    "f1",
+    "f1_macro",
+    "calibration_error",
+    "lr",
+    "grad_norm",
+)  # panels, in this order
 # One a run, or one a series of a single run. Okabe and Ito's, which all eyes tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 STYLES = ("-", "--", ":", "-.")
+PERFECT = "perfect calibration"
 
 Series = dict[str, tuple[list[int], list[float]]]
+T = TypeVar("T")
 
 
 def color(number: int) -> str:
@@ -67,19 +78,41 @@ def shorten(text: str, width: int) -> str:
 
 
 def read_metrics(path: Path) -> Series:
-    """Return steps and values of each metric in a run's ``metrics.csv``; none without the file."""
+    """Return steps and values of each metric in a run's ``metrics.csv``; none without the file.
+
+    What a crash left there of a row, or in place of it, is passed over.
+    """
     series: Series = {}
-    if not path.exists():
+    if not path.is_file():
         return series
-    with path.open(newline="", encoding="utf-8") as file:
-        # A killed process may leave half a row.
-        for row in csv.DictReader(line for line in file if line.endswith("\n")):
-            for key, value in row.items():
-                if key != "step" and value:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        # Line by line: a quote in the wrong place would swallow the lines after it.
+        lines = (next(csv.reader([line]), []) for line in file if line.endswith("\n"))
+        keys = next(lines, [])
+        for cells in lines:
+            row = dict(zip(keys, cells, strict=False))
+            step = row.pop("step", "")
+            for key, cell in row.items():
+                value = _number(cell)
+                if step.isdecimal() and value is not None:
                     steps, values = series.setdefault(key, ([], []))
-                    steps.append(int(row["step"]))
-                    values.append(float(value))
-    return series
+                    steps.append(int(step))
+                    values.append(value)
+    return as_named_today(series)
+
+
+def as_named_today(scores: Mapping[str, T]) -> dict[str, T]:
+    """Return scores by their names; runs of earlier versions call the macro F1 ``f1``."""
+    if any(name.endswith("/f1_macro") for name in scores):
+        return dict(scores)
+    return {re.sub("/f1$", "/f1_macro", name): score for name, score in scores.items()}
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def plot_curves(runs: Mapping[str, Path], path: Path) -> bool:
@@ -144,16 +177,32 @@ def _legend(axes: Any, several: bool) -> None:
 def _draw(
     axes: Any, steps: list[int], values: list[float], label: str, tint: str, style: str
 ) -> None:
-    """Draw a series; a long noisy one faintly, with its exponential moving average."""
+    """Draw a series; a long noisy one faintly, with what it is without the noise."""
     if len(steps) < 30 or label.startswith("lr/"):
         marker = "o" if len(steps) < 30 else None
         axes.plot(steps, values, style, marker=marker, ms=3, lw=1, color=tint, label=label)
         return
-    axes.plot(steps, values, lw=0.7, alpha=0.3, color=tint)
-    smooth = values[:1]
-    for value in values[1:]:
-        smooth.append(0.9 * smooth[-1] + 0.1 * value)
-    axes.plot(steps, smooth, style, lw=1.5, color=tint, label=label)
+    axes.plot(steps, values, lw=0.7, alpha=0.3, color=tint, label=label)
+    axes.plot(steps, smoothed(values), style, lw=1.5, color=tint, label=f"{label}, smoothed")
+
+
+def smoothed(values: Sequence[float], decay: float = 0.9) -> NDArray[np.float64]:
+    """Fit a line around each value, its neighbours weighing less by ``decay`` a place.
+
+    A moving average lags where values fall; without one, training loss stands where it is beside
+    that of the validation. Source: Fan and Gijbels, Local Polynomial Modelling, 1996, section 2.3
+    """
+    y = np.asarray(values, float)
+    known, reach = np.isfinite(y), np.arange(-50, 51)
+    y = np.where(known, y, 0)
+    kernel = decay ** np.abs(reach)
+
+    def total(power: int, of: NDArray[Any]) -> NDArray[np.float64]:
+        return np.convolve(of, kernel * reach**power)[50 : 50 + len(y)]
+
+    (s0, s1, s2), (t0, t1) = ((total(p, known) for p in range(3)), (total(p, y) for p in range(2)))
+    with np.errstate(invalid="ignore", divide="ignore"):  # where hardly a value is finite
+        return (s2 * t0 - s1 * t1) / (s0 * s2 - s1**2)
 
 
 def plot_reliability(found: Calibration, path: Path) -> None:
@@ -169,7 +218,7 @@ def plot_reliability(found: Calibration, path: Path) -> None:
     edge = {"color": "#fbe3d6", "edgecolor": color(1), "hatch": "////", "lw": 0.8}
     axes.bar(x, gap, bottom=low, label="gap to confidence", **bar | edge)
     axes.hlines(accuracy, x - 0.47 * width, x + 0.47 * width, color="black", lw=2, zorder=3)
-    axes.plot([0, 1], [0, 1], "--", color="#333333", lw=1, zorder=3)
+    axes.plot([0, 1], [0, 1], "--", color="#333333", lw=1, zorder=3, label=PERFECT)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     axes.set_title(f"expected calibration error {found.error:.4f}", fontsize=10)
     axes.legend(fontsize=8)
@@ -195,7 +244,7 @@ def plot_reliabilities(runs: Mapping[str, tuple[int, Calibration]], path: Path) 
         axes.plot(x, y, color=tint, label=f"{shorten(name, 40)}: error {found.error:.4f}")
         area = 200 * found.count[filled] / found.count.sum()
         axes.scatter(x, y, s=area + 6, color=tint, alpha=0.6, lw=0, zorder=3)
-    axes.plot([0, 1], [0, 1], "--", color="#333333", lw=1)
+    axes.plot([0, 1], [0, 1], "--", color="#333333", lw=1, label=PERFECT)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -233,8 +282,7 @@ def plot_lengths(
     axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
     axes.set(xlabel="tokens, and samples with so many", ylabel="accuracy")
     axes.grid(alpha=0.3, axis="y")
-    if len(runs) > 1:
-        axes.legend(fontsize=8)
+    axes.legend(fontsize=8, title="with 95 % intervals", title_fontsize=8)
     _save(figure, path)
 
 

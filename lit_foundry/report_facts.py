@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from lit_foundry.past_run import COMMAND, Run
+from lit_foundry.plots import as_named_today
 from lit_foundry.recipe import differences
 
 NONE = "\N{EN DASH}"
@@ -31,7 +32,7 @@ def about(run: Run) -> Iterator[tuple[str, str]]:
     """Yield titles and values of a run; a title begins with its word in ``ORDER``."""
     summary = run.summary
     yield "best validation", best(run)
-    for name, value in run.read("test.json").items():
+    for name, value in as_named_today(run.read("test.json")).items():
         if isinstance(value, float):
             yield name, f"{value:.4f}"
     steps = max((steps[-1] + 1 for steps, _ in run.metrics.values()), default=0)
@@ -96,7 +97,7 @@ def missing(run: Run) -> Iterator[tuple[Run, str, str]]:
     """Yield what a run lacks, and the command that makes it."""
     config = shlex.quote(str(run.path / "config.yaml"))
     if not run.summary:
-        name = shlex.quote(run.path.resolve().parent.name)
+        name = shlex.quote(str(run.config.get("experiment") or run.path.resolve().parent.name))
         command = f"fit --config {config} --experiment {name} --resume auto"
         yield run, "It has no summary: it was interrupted, or still runs.", f"{COMMAND} {command}"
     if not run.checkpoint:

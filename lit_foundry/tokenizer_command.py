@@ -1,6 +1,7 @@
 """Train a tokenizer on a corpus, and say what it makes of the text."""
 
 import os
+import shlex
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def main(args: list[str]) -> None:
     save(tokenizer, given.output)
     print(f"Wrote {given.output}: {given.kind}, {len(tokenizer)} tokens.")
     print(measured(tokenizer, list(head(texts))))
-    print(f"To use it: --data.tokenizer {given.output}")
+    print(f"To use it: --data.tokenizer {shlex.quote(str(given.output))}")
 
 
 def check_place(output: Path, inputs: Sequence[str] = ()) -> None:

@@ -58,7 +58,7 @@ def test_metrics_agree_with_scikit_learn(stage: str) -> None:
         [scores] = evaluate(model, loader, verbose=False)
         preds = logits.argmax(1)
         assert scores[f"{stage}/acc"] == pytest.approx(accuracy_score(label, preds))
-        assert scores[f"{stage}/f1"] == pytest.approx(f1_score(label, preds, average="macro"))
+        assert scores[f"{stage}/f1_macro"] == pytest.approx(f1_score(label, preds, average="macro"))
         matrix = model.results[f"{stage}/confusion"]
         assert matrix.tolist() == confusion_matrix(label, preds).tolist()
         assert scores[f"{stage}/calibration_error"] == pytest.approx(ece(logits, label), abs=1e-6)
@@ -68,6 +68,16 @@ def test_metrics_agree_with_scikit_learn(stage: str) -> None:
         parts = zip(logits.split(SIZES), label.split(SIZES), strict=True)
         of_batches = np.mean([float(F.cross_entropy(x, y)) for x, y in parts])
         assert abs(of_batches - mean) > 0.01, "the data tells the two means apart"
+
+
+def test_f1_of_two_classes_is_that_of_the_second_beside_the_mean() -> None:
+    probs, label = torch.rand(50, 2).softmax(1), torch.randint(2, (50,))
+    two = Classification(Toy(), 2).val_metrics
+    two.update(probs, label)
+    scores, preds = two.compute(), probs.argmax(1)
+    assert scores["val/f1"].item() == pytest.approx(f1_score(label, preds))
+    assert scores["val/f1_macro"].item() == pytest.approx(f1_score(label, preds, average="macro"))
+    assert "val/f1" not in Classification(Toy(), 3).val_metrics.keys()  # noqa: SIM118
 
 
 def ece(logits: Tensor, label: Tensor) -> float:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import warnings
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_run_folder_is_complete(fitted: FoundryCLI, folder: Path) -> None:
         columns = set(next(csv.reader(file)))
     assert columns >= {
         "step", "train/loss", "train/grad_norm", "train/acc", "lr/backbone", "lr/head", "val/loss",
-        "val/acc", "val/f1", "val/calibration_error", "throughput/tokens_per_s",
+        "val/acc", "val/f1", "val/f1_macro", "val/calibration_error", "throughput/tokens_per_s",
     }  # fmt: skip
 
 
@@ -107,6 +108,21 @@ def test_summary_tells_what_to_raise_for_a_longer_run(
 def test_warnings_are_told_without_a_path(best: Path) -> None:
     main(["validate", "--ckpt_path", str(best)])
     assert warnings.formatwarning("so", UserWarning, "file.py", 3) == "warning: so\n"
+
+
+def test_printed_commands_survive_blanks_and_brackets(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", str(tiny), "--experiment", "mine/my [best] :run:"]
+    run = main(["fit", *words, "--trainer.max_epochs", "1"]).run
+    shown = capsys.readouterr().out
+    assert f"Run {run.path}\n" in shown
+    printed = dict(line.split(maxsplit=1) for line in shown.replace("\\\n", "").splitlines()[-4:])
+    test, report, longer = (shlex.split(printed[key]) for key in ("test", "report", "longer"))
+    assert Path(test[test.index("--ckpt_path") + 1]).is_file()
+    assert Path(report[-1]) == run.path
+    again = [*longer[3 : longer.index("--trainer.max_epochs")], "--trainer.max_epochs", "2"]
+    assert main(again).run.path == run.path
 
 
 def test_test_needs_only_the_checkpoint(best: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def test_two_ranks_train_and_score_like_one(tiny: Path) -> None:
     assert one[0]["global_step"] == two[0]["global_step"] == 18
     for name, want in one[0]["state_dict"].items():
         assert (two[0]["state_dict"][name] - want).abs().max() < 1e-5, name
-    for name in ("test/acc", "test/loss", "test/f1", "test/calibration_error"):
+    for name in ("test/acc", "test/loss", "test/f1", "test/f1_macro", "test/calibration_error"):
         assert two[1][name] == pytest.approx(one[1][name], abs=1e-5), name
 
 

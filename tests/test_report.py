@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -351,3 +352,92 @@ def test_curves_draw_long_noisy_series_and_many_classes(tmp_path: Path) -> None:
 )
 def test_times_are_written_as_one_reads_them(seconds: float, said: str) -> None:
     assert report_facts.duration(seconds) == said
+
+
+METRICS = b"step,val/acc,train/loss\n0,0.5,2.0\n1,,1.5\n2,0.75,1.0\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        METRICS + b"3,0.8",  # torn
+        METRICS + b"\0" * 900,  # blocks that a crash left unwritten
+        METRICS + b"\0\0\0\n",
+        METRICS + b"3\n4,\n,0.9,1.0\n",  # too few cells
+        METRICS + b'"3,0.9\n4,"0.9,0.9\n',
+        METRICS + b"3,0.9x,\xff\n",
+        METRICS + b"x,1,2\n",
+        METRICS.replace(b"1,,1.5\n", b"1,,1.5,7,8\n"),  # too many
+    ],
+)
+def test_metrics_that_a_crash_tore_are_read_as_far_as_they_go(
+    content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.csv").write_bytes(content)
+    series = plots.read_metrics(tmp_path / "metrics.csv")
+    assert series == {"val/acc": ([0, 2], [0.5, 0.75]), "train/loss": ([0, 1, 2], [2.0, 1.5, 1.0])}
+
+
+def test_files_that_a_crash_emptied_are_as_good_as_missing(run: Path, tmp_path: Path) -> None:
+    for name, content in (
+        *(("metrics.csv", b""), ("summary.json", b""), ("test.json", b"\0" * 99)),
+        *(("environment.json", b'{"git"'), ("val.json", b"[]")),
+    ):
+        (run / name).write_bytes(content)
+    (run / "samples").mkdir()
+    (run / "samples" / "notes.txt").write_text("mine", encoding="utf-8")
+    page = page_of(run, output=tmp_path / "out")
+    assert "It has no summary: it was interrupted, or still runs." in page
+    assert "No run has logged a step." in page
+    (run / "config.yaml").write_bytes(b"model: {\0")
+    with pytest.raises(ValueError, match=r"config\.yaml is no config \(") as caught:
+        page_of(run, output=tmp_path / "out")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_scores_of_earlier_versions_are_shown_by_their_names_of_today(run: Path) -> None:
+    scores = json.loads((run / "test.json").read_text(encoding="utf-8"))
+    assert {"test/f1", "test/f1_macro"} < scores.keys()
+    (today,) = past_run.named([run])
+    assert {"test/f1", "test/f1_macro"} < dict(report_facts.about(today)).keys()
+    scores["test/f1"] = scores.pop("test/f1_macro")
+    (run / "test.json").write_text(json.dumps(scores), encoding="utf-8")
+    (old,) = past_run.named([run])
+    assert dict(report_facts.about(old))["test/f1_macro"] == f"{scores['test/f1']:.4f}"
+    assert "test/f1" not in dict(report_facts.about(old))
+
+
+def test_smoothed_curves_do_not_lag() -> None:
+    x = np.arange(200)
+    np.testing.assert_allclose(plots.smoothed(3.0 - 0.01 * x), 3.0 - 0.01 * x)
+    falling = 0.3 + 2 * np.exp(-x / 60)
+    noise = np.random.default_rng(0).normal(0, 0.1, 200)
+    smooth = plots.smoothed(falling + noise)
+    assert abs((smooth - falling)[:100].mean()) < 0.03  # on neither side
+    assert (smooth - falling)[10:-10].std() < 0.05
+    holes = np.where(x % 7, falling, np.nan)
+    assert np.isfinite(plots.smoothed(holes)).all()
+    assert abs(plots.smoothed(holes) - falling).max() < 0.1
+    assert len(plots.smoothed([np.nan] * 40)) == 40
+
+
+def test_every_line_is_in_its_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    rows = [f"{i},{1 / (i + 1)},{0.5 if i % 9 == 0 else ''},{0.1}" for i in range(80)]
+    path = tmp_path / "metrics.csv"
+    path.write_text("\n".join(["step,train/loss,val/loss,lr/head", *rows, ""]), encoding="utf-8")
+    found = random_predictions(0)
+    lengths = analysis.by_length(found, analysis.length_edges([found]))
+    edges = analysis.length_edges([found]).tolist()
+    for runs in (["a"], ["a", "b"]):
+        plots.plot_curves(dict.fromkeys(runs, path), path)
+        plots.plot_reliabilities({r: (0, analysis.calibration(found)) for r in runs}, path)
+        plots.plot_lengths(dict.fromkeys(runs, (0, lengths)), edges, path)
+    plots.plot_reliability(analysis.calibration(found), path)
+    for axes in (axes for figure in figures for axes in figure.axes if axes.get_lines()):
+        told = {text.get_text() for text in axes.get_legend().get_texts()}
+        containers = {container.get_label() for container in axes.containers}
+        drawn = {line.get_label() for line in axes.get_lines()} | containers
+        assert told >= {label for label in drawn if not label.startswith("_")}
+        assert axes.containers or not [label for label in drawn if label.startswith("_")]

@@ -1,5 +1,6 @@
 """What a run leaves behind for a reader: configuration, environment, plots, a summary."""
 
+import shlex
 import time
 from typing import Any
 
@@ -146,21 +147,24 @@ def _print(summary: dict[str, Any], run: RunFolder, limit: str, inputs: str) -> 
     ]
     table.add_row("training speed", ", ".join(speeds))
     table.add_row("plots", str(run.path / "plots"))
-    command, checkpoint = "python -m lit_foundry", summary["checkpoint"]
-    console = Console(soft_wrap=True, highlight=False)
+    command = "python -m lit_foundry"
+    config = run.path / "config.yaml"
+    # The name may be several folders.
+    written = yaml.safe_load(config.read_text(encoding="utf-8")).get("experiment")
+    parts = summary["checkpoint"], run.path, config, written or run.path.resolve().parent.name
+    checkpoint, path, config_file, experiment = (shlex.quote(str(part)) for part in parts)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(table)
     # Plain lines: a table would break commands that one wants to copy.
     console.print(
         f"""test     {command} test --ckpt_path {checkpoint}
 predict  {command} predict --ckpt_path {checkpoint} --input {inputs}
-report   {command} report {run.path}""",
-        markup=False,
+report   {command} report {path}"""
     )
     if "stopped_early" in summary:
         return  # a later end would not be reached
     console.print(
         f"""\
-longer   {command} fit --config {run.path / "config.yaml"} --experiment {run.path.parent.name} \\
-             --resume required --trainer.{limit}""",
-        markup=False,
+longer   {command} fit --config {config_file} --experiment {experiment} \\
+             --resume required --trainer.{limit}"""
     )

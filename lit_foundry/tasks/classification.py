@@ -15,6 +15,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
+from lit_foundry.metrics import PositiveF1
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.augment import Augment
 from lit_foundry.nn.classification_loss import classification_loss
@@ -31,6 +32,9 @@ from lit_foundry.tasks.views import TTA, Views
 
 class Classification(Task):
     """Classifies texts or images with the head of the backbone's family.
+
+    It logs accuracy (``acc``), the mean F1 of the classes (``f1_macro``), with two classes that of
+    the second (``f1``), and the expected calibration error (``calibration_error``).
 
     Args:
         backbone: Text or image encoder.
@@ -89,7 +93,8 @@ class Classification(Task):
         accuracy = MulticlassAccuracy(average="micro", **kwargs)
         metrics = {
             "acc": accuracy,
-            "f1": MulticlassF1Score(average="macro", **kwargs),
+            "f1_macro": MulticlassF1Score(average="macro", **kwargs),
+            **({"f1": PositiveF1()} if num_classes == 2 else {}),
             "calibration_error": MulticlassCalibrationError(n_bins=15, **kwargs),
             "confusion": MulticlassConfusionMatrix(**kwargs),
         }
