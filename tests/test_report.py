@@ -279,7 +279,7 @@ def test_folder_that_is_no_run_is_told_with_the_nearest(
     [
         ("a --outptu b", "report takes no --outptu. Did you mean --output?"),
         ("--outptu=b", "report takes no --outptu. Did you mean --output?"),
-        ("--xyz", "report takes no --xyz. It has --help, --output, --batch."),
+        ("--xyz", "report takes no --xyz. It has --help, --output, --batch, --import."),
         ("--out a", "report takes no --out. Did you mean --output?"),
         ("", "report: the following arguments are required: RUN. See "),
         ("a --output", "report: argument --output: expected one argument. See "),
