@@ -237,7 +237,7 @@ def _blocks(path: Path) -> Iterator[str]:
         return
     with opened(path) as file:
         _check_magic(path)
-        reader, line = io.TextIOWrapper(file, "utf-8-sig", encoding="utf-8"), 1
+        reader, line = io.TextIOWrapper(file, encoding="utf-8-sig"), 1
         try:
             for block in iter(partial(reader.read, BLOCK), ""):
                 if (at := block.find("\0")) >= 0:
