@@ -169,7 +169,9 @@ class TokenizedText(DataModule):
         tokenizer.model_max_length = self.max_length
         tokenizer.truncation_side = "left" if self.truncation == "tail" else "right"
         tokenizer.model_input_names = [name for name in inputs if name in self.batch_fields]
-        for name in ("truncation_side", "model_input_names"):  # what save_pretrained writes
+        if not goes_on:  # as in training, whatever side the tokenizer came with
+            tokenizer.padding_side = "right"
+        for name in ("truncation_side", "padding_side", "model_input_names"):  # what is written
             tokenizer.init_kwargs[name] = getattr(tokenizer, name)
         save_tokenizer(tokenizer, folder)
         return tokenizer
