@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import lit_foundry.callbacks
 import lit_foundry.data
 import lit_foundry.nn  # noqa: F401
-from lit_foundry import devices
+from lit_foundry import devices, ranges
 from lit_foundry.arguments import class_help, fill_facts, has_gaps
 from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
 from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
@@ -156,6 +156,17 @@ class FoundryCLI(LightningCLI):
                     raise ArgumentError(None, f"{group} holds keys")
         except ArgumentError as error:
             raise UsageError(explain(self.words, self._parser(words[0]), recipe, error)) from error
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        """Check the numbers that no class of ours is given."""
+        seed, every = self.settings.seed_everything, self.settings.get("save_every_n_steps")
+        rules = {
+            "seed_everything": (0 <= seed < 2**32, "is 0 at least, and below 2 ** 32"),
+            "save_every_n_steps": (every is None or every >= 1, "is 1 at least, or null"),
+        }
+        values = {"seed_everything": seed, "save_every_n_steps": every}
+        ranges.check("", values, rules)
 
     def _parse_ckpt_path(self) -> None:
         """Replace Lightning's, which lets a checkpoint override what the user wrote."""

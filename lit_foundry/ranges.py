@@ -16,7 +16,14 @@ def check(prefix: str, values: Mapping[str, Any], rules: Mapping[str, tuple[bool
     """
     for key, (holds, rule) in rules.items():
         if not (holds and is_finite(values[key])):
-            raise ValueError(f"{prefix}.{key} {rule}, got {values[key]}.")
+            name = f"{prefix}.{key}" if prefix else key
+            raise ValueError(f"{name} {rule}, got {values[key]}.")
+
+
+def check_probs(prefix: str, **probs: float | None) -> None:
+    """Raise ValueError unless all are probabilities below 1, or None."""
+    rule = "is a probability in [0, 1), or null"
+    check(prefix, probs, {k: (p is None or 0 <= p < 1, rule) for k, p in probs.items()})
 
 
 def is_finite(value: Any) -> bool:

@@ -271,9 +271,7 @@ def test_a_family_is_traced_for_any_number_of_texts(family: str) -> None:
 def test_a_network_that_cannot_be_traced_is_named() -> None:
     encoder = built("xlnet").eval()
     with (
-        pytest.raises(
-            CheckpointError, match=r"a XLNetModel cannot be traced .* safetensors"
-        ),
+        pytest.raises(CheckpointError, match=r"a XLNetModel cannot be traced .* safetensors"),
         traced(encoder, "torch"),
     ):
         torch.export.export(encoder, (torch.ones(1, 4), "neither"))

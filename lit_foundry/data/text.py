@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from lit_foundry import ranges
 from lit_foundry.data.base import Split
 from lit_foundry.data.cache import Tokens, tokenize
 from lit_foundry.data.labels import check_labels, in_order, stratified, stratified_sample
@@ -77,8 +78,13 @@ class TextData(TokenizedText):
             num_workers=num_workers,
             balanced=balanced,
         )
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"data.val_fraction must lie in (0, 1), got {val_fraction}.")
+        own = {"val_fraction": val_fraction, "max_train_samples": max_train_samples}
+        least = max_train_samples is None or max_train_samples >= 1
+        rules = {
+            "val_fraction": (0 < val_fraction < 1, "must lie in (0, 1)"),
+            "max_train_samples": (least, "must be at least 1, or null"),
+        }
+        ranges.check("data", own, rules)
         self.val_fraction = val_fraction
         self.max_train_samples = max_train_samples
         self.split_seed = split_seed

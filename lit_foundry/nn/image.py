@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lit_foundry import ranges
 from lit_foundry.nn.backbone import Backbone, Features
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,10 +44,17 @@ class ImageBackbone(Backbone):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
+        own = {"in_channels": in_channels, "image_size": image_size}
+        rules = {
+            "in_channels": (in_channels >= 1, "is a number of channels, 1 at least"),
+            "image_size": (image_size is None or image_size >= 1, "is an edge of 1 pixel at least"),
+        }
+        ranges.check("model.backbone", own, rules)
         self.in_channels, self.image_size = in_channels, image_size
         self._statistics = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
         for name, values in (("mean", mean), ("std", std)):
-            if len(values) not in (1, in_channels) or (name == "std" and min(values) <= 0):
+            wide = len(values) in (1, in_channels) and ranges.is_finite(list(values))
+            if not wide or (name == "std" and min(values) <= 0):
                 rule = "one number, or one for each channel" + ", above 0" * (name == "std")
                 raise ValueError(
                     f"model.backbone.{name} takes {rule} ({in_channels}), got {list(values)}."

@@ -78,13 +78,13 @@ class TextEncoder(Backbone):
         attention: Literal["auto", "sdpa", "eager"] = "auto",
     ) -> None:
         super().__init__()
-        own = {"vocab_size": vocab_size, "pad_id": pad_id, "dropout": dropout}
+        own = {"vocab_size": vocab_size, "pad_id": pad_id}
         rules = {
             "vocab_size": (vocab_size is None or vocab_size > 0, "is a number of tokens, or null"),
             "pad_id": (pad_id is None or pad_id >= 0, "is the id of a token, or null"),
-            "dropout": (dropout is None or 0 <= dropout < 1, "is a probability in [0, 1), or null"),
         }
         ranges.check("model.backbone", own, rules)
+        ranges.check_probs("model.backbone", dropout=dropout)
         built = read_config(pretrained, config or {})
         sized = hasattr(built, "vocab_size") and "vocab_size" not in (config or {})
         if vocab_size is not None and pretrained is None and sized:
