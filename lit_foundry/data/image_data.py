@@ -16,7 +16,7 @@ from lit_foundry.data.decoded_images import DecodedImages
 from lit_foundry.data.decoding import Fit, Mode
 from lit_foundry.data.image_dataset import ImageDataset
 from lit_foundry.data.image_table import ImageTable
-from lit_foundry.data.labels import check_labels, in_order, sample_rows, stratified
+from lit_foundry.data.labels import check_carved, check_labels, in_order, sample_rows, stratified
 from lit_foundry.data.rows import DataError
 
 THUMBNAIL = 96  # pixels of the longer edge
@@ -150,7 +150,9 @@ class ImageData(DecodedImages):
         check_labels(train, "train", self._labels, self.val_key)
         rows = self._good("train")
         if val is None:
-            held_out = stratified(train.take(rows.tolist()), self.val_fraction, self.split_seed)
+            good = train.take(rows.tolist())
+            held_out = stratified(good, self.val_fraction, self.split_seed)
+            check_carved(good, held_out, self.val_fraction, self.val_key)
             self._take("val", "train", rows[held_out])
             rows = rows[~held_out]
         else:

@@ -11,7 +11,13 @@ import numpy as np
 from lit_foundry import ranges
 from lit_foundry.data.base import Split
 from lit_foundry.data.cache import Tokens, tokenize
-from lit_foundry.data.labels import check_labels, in_order, stratified, stratified_sample
+from lit_foundry.data.labels import (
+    check_carved,
+    check_labels,
+    in_order,
+    stratified,
+    stratified_sample,
+)
 from lit_foundry.data.table import Table
 from lit_foundry.data.text_dataset import TextDataset
 from lit_foundry.data.tokenized_text import TokenizedText
@@ -125,6 +131,7 @@ class TextData(TokenizedText):
         check_labels(train, "train", self._labels, self.val_key)
         if val is None:
             held_out = stratified(train, self.val_fraction, self.split_seed)
+            check_carved(train, held_out, self.val_fraction, self.val_key)
             val = train.take(np.flatnonzero(held_out).tolist())
             train = train.take(np.flatnonzero(~held_out).tolist())
         if self.max_train_samples is not None and self.max_train_samples < len(train):
