@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import lit_foundry.callbacks
 import lit_foundry.data
 import lit_foundry.nn  # noqa: F401
-from lit_foundry import devices
+from lit_foundry import devices, ranges
 from lit_foundry.arguments import class_help, classes_written, fill_facts, has_gaps
 from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
 from lit_foundry.callbacks.recovery import use_own_signals
@@ -169,6 +169,17 @@ class FoundryCLI(LightningCLI):
                     raise ArgumentError(None, f"{group} holds keys")
         except (ArgumentError, OSError, UnicodeDecodeError) as error:  # of a config, these two
             raise UsageError(explain(self.words, self._parser(words[0]), recipe, error)) from error
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        """Check the numbers that no class of ours is given."""
+        seed, every = self.settings.seed_everything, self.settings.get("save_every_n_steps")
+        rules = {
+            "seed_everything": (0 <= seed < 2**32, "is 0 at least, and below 2 ** 32"),
+            "save_every_n_steps": (every is None or every >= 1, "is 1 at least, or null"),
+        }
+        values = {"seed_everything": seed, "save_every_n_steps": every}
+        ranges.check("", values, rules)
 
     def _check(self, parts: dict[str, Any], recipe: str, words: list[str]) -> None:
         """Parse the recipe alone first, and import no module for it but what the user named."""

@@ -4,10 +4,12 @@ import io
 import json
 import logging
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -135,17 +137,40 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
         if format == "safetensors":
             write_safetensors(task, partial)
         else:
-            {"hf": write_hf, "onnx": write_onnx, "torch": write_torch}[format](
-                network, partial, data.labels
-            )
+            with traced(task.backbone, format):
+                {"hf": write_hf, "onnx": write_onnx, "torch": write_torch}[format](
+                    network, partial, data.labels
+                )
         if job not in JOBS:
             write_ids(partial, tokenizer)
         cases = list(network.cases(data.facts))
         if isinstance(network, ImageNetwork) and isinstance(data, DecodedImages):
             cases.append((pixels_of_files(network, partial, data, format),))
-        manifest["difference"] = compare(network, partial, format, cases)
+        with traced(task.backbone, format):
+            manifest["difference"] = compare(network, partial, format, cases)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return output
+
+
+@contextmanager
+def traced(backbone: Any, format: str) -> Iterator[None]:
+    """Name the network in place of what torch throws where it can trace none such.
+
+    Raises:
+        CheckpointError: Then.
+    """
+    try:
+        yield
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:
+        if format not in ("onnx", "torch"):
+            raise
+        encoder = getattr(backbone, "encoder", backbone)
+        raise CheckpointError(
+            f"--format {format}: a {type(encoder).__name__} cannot be traced "
+            f"({shorten(str(error), 120)}): take --format safetensors."
+        ) from error
 
 
 def write_hf(network: Network, folder: Path, labels: Sequence[str]) -> None:

@@ -74,7 +74,7 @@ def _check_pipeline(
     from transformers import AutoImageProcessor
     from transformers.image_utils import load_image
 
-    processor: Any = AutoImageProcessor.from_pretrained(folder)
+    processor: Any = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     backbone: Any = network.backbone
     images: Any = [load_image(str(file)) for file in files]
     found = processor(images=images, return_tensors="pt")["pixel_values"]

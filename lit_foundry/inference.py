@@ -62,14 +62,19 @@ class Predictor:
         Raises:
             DataError: If an input is of another type.
         """
-        columns = getattr(self.data, "text_columns", None)
-        rows: list[Any] = (
-            text_rows(inputs, columns) if columns else image_rows(inputs, self.data.image_column)
-        )
+        rows = self._rows(inputs)
         probs = torch.zeros(len(rows), len(self.labels))
         for batch in self.data.batches(rows, batch_tokens):
             probs[batch["index"]] = self.logits(batch).float().softmax(-1).cpu()
         return Predicted([self.labels[i] for i in probs.argmax(-1).tolist()], probs)
+
+    def _rows(self, inputs: Any) -> Sequence[Any]:
+        """Return inputs one by one; of data that are neither texts nor images, a sequence's."""
+        if columns := getattr(self.data, "text_columns", None):
+            return text_rows(inputs, columns)
+        if column := getattr(self.data, "image_column", None):
+            return image_rows(inputs, column)
+        return inputs if isinstance(inputs, Sequence) else [inputs]
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
@@ -142,7 +147,8 @@ def exported_logits(
             kind: Any = getattr(transformers, name, None)
             if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
                 raise CheckpointError(f"{folder / 'config.json'}: no model is called {name!r}.")
-            model: Any = kind.from_pretrained(folder, **own).eval().to(device)
+            network: Any = kind
+            model = network.from_pretrained(folder, **own).eval().to(device)
         ready = _normalizer(folder) if "pixel_values" in names else dict
         return lambda batch: model(**ready(_moved(taken(batch), device))).logits
     if format == "safetensors":

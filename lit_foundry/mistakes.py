@@ -253,10 +253,8 @@ class Search:
             hint = f" Did you mean {close[0]!r}?" if close else ""
             if str in options and isinstance(node, yaml.ScalarNode) and self.origin != WORDS:
                 hint = " Put it in quotes."
-            elif item is str and isinstance(node, yaml.SequenceNode):
-                plain = [entry for entry in node.value if isinstance(entry, yaml.ScalarNode)]
-                if wrong := [entry.value for entry in plain if entry.tag != TEXT]:  # no, yes, 1
-                    hint = f" Put quotes around {', '.join(wrong)}."
+            if item is str and isinstance(node, yaml.SequenceNode):
+                hint = " Put each in quotes, as YAML takes no and yes for false and true."
             self.tell(node, key, f"must be {described(want)}, got {got!r}.{hint}")
 
     def file(self, node: yaml.Node, key: str, want: Any) -> bool:

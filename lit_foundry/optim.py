@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from lit_foundry import ranges
 from lit_foundry.muon import MuonWith
 from lit_foundry.nn.lora import is_adapter
 from lit_foundry.nn.membership import matrices, parameter_depths
@@ -80,6 +81,9 @@ class OptimConfig:
             "name": (self.name in names, f"is one of {', '.join(names)}"),
             "lr": (self.lr > 0, "is the peak learning rate, above 0"),
             "weight_decay": (self.weight_decay >= 0, "is at least 0"),
+            "betas": (all(0 <= b < 1 for b in self.betas), "are two numbers in [0, 1)"),
+            "eps": (self.eps > 0, "is above 0"),
+            "momentum": (0 <= self.momentum < 1, "lies in [0, 1)"),
             "bias_lr": (self.bias_lr is None or self.bias_lr > 0, "is a rate above 0, or null"),
             "bias_decay": (self.bias_decay >= 0, "is at least 0"),
             "muon_momentum": (0 <= self.muon_momentum < 1, "lies in [0, 1)"),
@@ -91,9 +95,7 @@ class OptimConfig:
             "final": (0 <= self.final <= 1, "is a multiple of the peak rate in [0, 1]"),
             "layer_decay": (0 < self.layer_decay <= 1, "is a multiple per block in (0, 1]"),
         }
-        for key, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"model.optim.{key} {rule}, got {getattr(self, key)}.")
+        ranges.check("model.optim", vars(self), rules)
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
             raise ValueError(
                 "model.optim.warmup and model.optim.decay share the run under schedule wsd, so "

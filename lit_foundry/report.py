@@ -46,8 +46,12 @@ def write(folders: Sequence[Path], output: Path, batch: bool = False) -> Path:
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; name a folder, which may be new.")
-    of_a_run = any(output.resolve().is_relative_to(folder.resolve()) for folder in folders)
-    if of_a_run and output.exists() and not (output / "index.html").exists():
+    place = output.resolve()
+    among_records = any(
+        place.is_relative_to(folder) and not place.is_relative_to(folder / "report")
+        for folder in map(Path.resolve, folders)
+    )
+    if among_records and output.exists() and not (output / "index.html").exists():
         raise ValueError(f"--output {output} holds records of the run: name another folder.")
     with naming(output / "index.html"), workspace(output) as place:
         images = place / "images"

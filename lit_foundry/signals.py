@@ -52,7 +52,7 @@ class SignalHandler:
 
     def __enter__(self) -> "SignalHandler":
         """Handle signals from now on; may be nested."""
-        self._depth += 1
+        self._depth = self._depth + 1 if self._owner == os.getpid() else 1  # a forked rank
         if self._depth == 1:
             self.received, self.waits, self._owner = 0, False, os.getpid()
             if threading.current_thread() is threading.main_thread():
@@ -66,6 +66,7 @@ class SignalHandler:
         """Hand signals back to who handled them before."""
         self._depth -= 1
         if self._depth == 0:
+            self._owner = 0
             for signum, handler in self._before.items():
                 signal.signal(signum, handler)
             self._before = {}

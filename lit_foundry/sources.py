@@ -119,7 +119,7 @@ def check_output(output: Path, inputs: Any, inside: bool = False) -> None:
     Raises:
         ValueError: If ``output`` is one of the inputs, holds one, or lies in one.
     """
-    place = output.expanduser().resolve()
+    place = output.resolve()
     for path in _paths(inputs):
         whole = path.resolve()
         if output.exists() and path.samefile(output):

@@ -39,8 +39,8 @@ ARITHMETIC = re.compile(
     r"|ToFloat|FloatPow|PowByNatural|Identity|And|Or|Not|Equality|Unequality|LessThan|GreaterThan"
     r"|StrictLessThan|StrictGreaterThan|Eq|Ne|Le|Lt|Ge|Gt|[a-z]+\d+"
 )
-NODES = (ast.Expression, ast.Call, ast.Name, ast.Load, ast.keyword, ast.Constant)
-NODES += (ast.BinOp, ast.UnaryOp, ast.Compare, ast.operator, ast.unaryop, ast.cmpop)
+NODES: tuple[type[ast.AST], ...] = (ast.Expression, ast.Call, ast.Name, ast.Load, ast.keyword)
+NODES += (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare, ast.operator, ast.unaryop, ast.cmpop)
 LETTERS = {"as_string": r"[\w., >-]*", "as_float": r"-?Infinity|NaN"}  # the former as of einsum
 CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 UNUSED = {"metadata", "torch_version", "guards_code"}  # texts that stay texts, as guards are off

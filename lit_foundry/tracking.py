@@ -26,6 +26,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_foundry import ranges
 from lit_foundry.predictions import Predictions
 from lit_foundry.run import RunFolder
 
@@ -65,6 +66,8 @@ class WandbTracker(Logger):
         super().__init__()
         if find_spec("wandb") is None:
             raise ModuleNotFoundError(MISSING)
+        rules = {"wait": (wait >= 0, "is a number of seconds, 0 at least")}
+        ranges.check("WandbTracker", {"wait": wait}, rules)
         self.log_checkpoint, self.wait = log_checkpoint, wait
         self.identity = {"id": "", "project": project, "entity": entity, "name": name}
         self._run: RunFolder | None = None

@@ -74,7 +74,7 @@ def test_it_stops_by_another_score_where_that_is_named() -> None:
     assert stop.reason == "val/loss got no better than 0.4000 in 2 validations"
     with pytest.raises(ValueError, match="go together: set both, or neither"):
         EarlyStop(monitor="val/loss")
-    with pytest.raises(ValueError, match="patience is a number of validations, got 0"):
+    with pytest.raises(ValueError, match="patience is a number of validations, 1 at least, got 0"):
         EarlyStop(0)
 
 

@@ -175,7 +175,7 @@ def test_restoring_reads_no_head() -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "words"),
     [
-        ("gemma2", {}, "final_logit_softcapping"),
+        ("gemma2", {"num_key_value_heads": 1}, "final_logit_softcapping"),
         ("cohere", {}, "logit_scale"),
         ("granite", {"logits_scaling": 8.0}, "logits_scaling"),
         ("modernbert-decoder", SPECIAL, "lm_head.dense.weight"),
@@ -191,7 +191,7 @@ def test_decoders_with_more_than_an_output_layer_are_refused(
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("ernie", {}), ("convbert", {"embedding_size": 16}), ("deberta-v2", {"legacy": False})],
+    [("ernie", {}), ("roformer", {"embedding_size": 16}), ("deberta-v2", {"legacy": False})],
 )
 def test_a_masked_head_of_no_known_family_trains_and_is_not_exported(
     kind: str, changes: dict[str, Any], ids: Tensor, tmp_path: Path

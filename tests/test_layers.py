@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lit_foundry"
-LEAVES = ("atomic", "recipe", "signals", "sources")  # what every layer may import
+LEAVES = ("atomic", "ranges", "recipe", "signals", "sources")  # what every layer may import
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}
 
 

@@ -104,7 +104,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "YAML, quotes in a list": (
         "",
         "data:\n  init_args:\n    label_names: [no, 'yes', 3]\n",
-        ("line 3: data.init_args.label_names: must be [a text", "Put quotes around no, 3."),
+        ("line 3: data.init_args.label_names: must be [a text", "Put each in quotes"),
     ),
     "YAML, a section twice": (
         "",

@@ -24,9 +24,13 @@ from lit_foundry.data.readers import (
     read_table,
 )
 from lit_foundry.data.table import Table
+from lit_foundry.data.text_files import TextFiles
+from tests.conftest import REAL
 
 TEXTS = ["plain", 'says "no", twice', "two\nlines\r\nthree", "naïve 😀 日本", "\u2028 x\x85y", ""]
 LABELS = ["a", "b", "a", "b", "a", "b"]
+HOW: tuple[Any, ...] = ("auto", "minimal", "none")
+GLUE = REAL / "glue"
 IMDB = Path(__file__).parents[1] / "../shared/data/imdb"
 
 
@@ -80,6 +84,94 @@ def test_tsv_takes_quotes_literally_and_pairs_and_ids(tmp_path: Path) -> None:
     )
     table = read_table(path, ("s1", "s2"), "y", "index")
     assert table == Table(['"open', "a\x0bb"], ['é"', ""], ["1", "0"], ["0", "7"], str(path))
+
+
+def as_tsv(path: Path, quoting: Any, rows: list[tuple[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, "excel-tab", quoting=quoting).writerows([("text", "label"), *rows])
+    return path
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_a_tsv_that_quotes_texts_is_read_as_it_was_written(tmp_path: Path, quoting: Any) -> None:
+    texts = ["plain", 'says "no", twice', "tab\there", "two\nlines", '"all of it"', '"', ""]
+    rows = [(text, "a") for text in texts]
+    table = read_table(as_tsv(tmp_path / "x.tsv", quoting, rows), "text", "label")
+    assert table.texts == texts
+    assert read_lines(tmp_path / "x.tsv").texts == texts
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['a "quoted" word\t1', '"all of it"\t1'],  # what quotes would have quoted the first
+        ['"He left," she said.\t1', '"Yes."\t1'],
+        ['"never closed\t1', "b\t1"],
+        ['"all of it"\t1', 'five " wide\t1'],
+        ['"one\t1', 'two"\t1'],  # as one field, it would have one too few
+    ],
+)
+def test_quotation_marks_of_a_tsv_that_quotes_nothing_are_text(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    path = tmp_path / "x.tsv"
+    path.write_text("\n".join(["text\tlabel", *lines]), encoding="utf-8")
+    assert read_table(path, "text", "label").texts == [line.split("\t")[0] for line in lines]
+
+
+def test_how_marks_are_read_can_be_set(tmp_path: Path) -> None:
+    for name, mark in (("x.tsv", "\t"), ("x.csv", ",")):
+        path = tmp_path / name
+        path.write_text(f'text{mark}label\n"a"{mark}1\n', encoding="utf-8")
+        read = {how: read_table(path, "text", "label", None, how).texts[0] for how in HOW}
+        assert read == {"auto": "a", "minimal": "a", "none": '"a"'}
+    assert TextFiles("t", quoting="none", predict=str(path))._predict_table().texts == ['"a"']
+
+
+@pytest.mark.skipif(not GLUE.is_dir(), reason="needs GLUE")
+@pytest.mark.parametrize("task", ["RTE", "SST-2", "STS-B"])
+def test_files_of_glue_quote_nothing(task: str) -> None:
+    for path in (GLUE / task).glob("*.tsv"):
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        column = lines[0].split("\t")[1]
+        expected = [line.rstrip("\r").split("\t")[1] for line in lines[1:]]
+        assert read_table(path, column, None).texts == expected
+
+
+def test_a_text_that_may_take_all_memory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("rows", "readers"):
+        monkeypatch.setattr(f"lit_foundry.data.{module}.MOST", 100)
+    long = "word " * 30
+    cases = {
+        "x.csv": f"text,label\nshort,1\n{long},1\n",
+        "x.tsv": f"text\tlabel\nshort\t1\n{long}\t1\n",
+        "x.jsonl": json.dumps({"text": "", "label": 1}) + "\n\n" + json.dumps({"text": long}),
+        "x.txt": f"a\nb\n{long}\n",
+    }
+    for name, content in cases.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=r"line 3: a text of 150 .*most 100.* Cut it") as error:
+            read_lines(tmp_path / name)
+        assert one_line(error).startswith(str(tmp_path / name))
+        (tmp_path / name).write_text(content.replace(long, long * 9), encoding="utf-8")
+        with pytest.raises(DataError, match=r"line 3: 800 bytes and no end\. Cut it"):
+            read_lines(tmp_path / name)
+    with pytest.raises(DataError, match="Input 1: a text of 150 characters"):
+        list(TextFiles("t").batches(["a", long], 64))
+    write_parquet(tmp_path / "x.parquet", text=["a", long], label=[1, 1])
+    with pytest.raises(DataError, match="row 2: a text of 150 characters"):
+        read_table(tmp_path / "x.parquet", "text", "label")
+
+
+def test_blanks_around_labels_are_no_part_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("text,label\na, pos\nb, neg \n", encoding="utf-8")
+    assert read_table(path, "text", "label").labels == ["pos", "neg"]
+    path.write_text("text,label\na, pos\nb,pos\nc,neg\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"labels are read without the blanks .*: ' pos'\."):
+        assert read_table(path, "text", "label").labels == ["pos", "pos", "neg"]
 
 
 def test_blank_line_is_a_text_only_in_one_column_tsv(tmp_path: Path) -> None:
@@ -155,10 +247,13 @@ BAD_TEXT_FILES: dict[str, tuple[str, bytes, str]] = {
     "open quote": (
         "x.csv",
         b'text,label\na,1\n"b,2\nc,3\n',
-        r"line 3: unexpected end.*double each",
+        r"line 3: a quotation mark opens a text here that none closes\. .*double each",
     ),
     "lone quote": ("x.csv", b'text,label\n"a"b,1\n', r"line 2: .* Quote texts"),
     "a key twice": ("x.jsonl", b'{"text": "a", "text": "b"}', r"line 1: .*'text' stands twice"),
+    "nul": ("x.csv", b"text,label\na,1\nb\0,1\n", r"line 3: a NUL byte, as in no text"),
+    "utf-16 without a mark": ("x.csv", "text,label\n".encode("utf-16-le"), r"line 1: a NUL byte"),
+    "blank label": ("x.csv", b"text,label\na,1\nb,  \n", r"line 3: no 'label' \(missing in 1 of 2"),
     "broken json": ("x.jsonl", b'\n{"text": 1,}\n', r"line 2: not JSON \(.*column \d+.*one object"),
     "half emoji": (
         "x.jsonl",

@@ -3,6 +3,7 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -161,6 +162,22 @@ def test_what_is_ignored_stays_ignored_and_handlers_come_back() -> None:
         assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_forked_process_handles_signals_of_its_own_only_if_it_asks_to() -> None:
+    codes = []
+    with HANDLER:
+        for asks in (False, True):
+            child = os.fork()
+            if not child:
+                try:
+                    with HANDLER if asks else nullcontext():
+                        os.kill(os.getpid(), signal.SIGTERM)
+                    os._exit(3)
+                except Stopped:
+                    os._exit(4)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    assert codes == [3, 4]
 
 
 def test_a_loader_worker_lives_through_what_its_group_is_sent() -> None:

@@ -214,11 +214,19 @@ def test_a_recipe_imports_no_module_of_the_current_folder(
     assert "outsider" not in sys.modules
 
 
+OWN = """
+from lit_foundry import Classification, TextEncoder, TextFiles
+
+class Own(Classification): pass
+class Encoder(TextEncoder): pass
+class Data(TextFiles): pass
+"""
+
+
 @pytest.fixture
 def own(best: Path, here: Path, tmp_path: Path) -> Iterator[Path]:
     """A checkpoint of a task of the user's own, whose module is not imported yet."""
-    text = "from lit_foundry import Classification\nclass Own(Classification):\n    pass\n"
-    (here / "own_tasks.py").write_text(text, encoding="utf-8")
+    (here / "own_tasks.py").write_text(OWN, encoding="utf-8")
     yield changed(best, tmp_path, lambda r: r["model"].update(class_path="own_tasks.Own"))
     sys.modules.pop("own_tasks", None)
 
@@ -233,6 +241,20 @@ def test_a_task_of_ones_own_is_named_on_the_command_line(word: str, own: Path, h
     cli = main(["validate", "--ckpt_path", str(own), word])
     assert type(cli.model).__name__ == "Own"
     assert type(load_task(own)).__name__ == "Own"  # as it is imported now
+
+
+@pytest.mark.usefixtures("own")
+def test_networks_and_data_of_ones_own_are_named_too(best: Path, tmp_path: Path) -> None:
+    def change(recipe: dict[str, Any]) -> None:
+        recipe["model"]["init_args"]["backbone"]["class_path"] = "own_tasks.Encoder"
+        recipe["data"]["class_path"] = "own_tasks.Data"
+
+    words = ["validate", "--ckpt_path", str(changed(best, tmp_path, change))]
+    with pytest.raises(CheckpointError, match=r"names own_tasks\.Encoder"):
+        main(words)
+    cli = main([*words, "--model.backbone=own_tasks.Encoder"])
+    assert (type(cli.model.backbone).__name__, type(cli.data).__name__) == ("Encoder", "Data")
+    assert cli.model.backbone.dim == 32  # with the arguments of the recipe
 
 
 def test_a_module_is_imported_for_an_export(own: Path, tmp_path: Path) -> None:
@@ -308,6 +330,23 @@ def test_code_of_a_pretrained_folder_is_never_run(made: Path, tmp_path: Path) ->
     for backbone in (TextEncoder, lit_foundry.ImageEncoder):
         with pytest.raises(ValueError, match=r"no architecture of transformers|auto_map"):
             backbone(str(folder))
+
+
+@pytest.mark.usefixtures("answers_yes")
+def test_code_beside_a_known_architecture_is_not_run_either(made: Path, tmp_path: Path) -> None:
+    bert = tiny_config(tmp_path)["model"]["init_args"]["backbone"]["init_args"]["config"]
+    source = TextEncoder(config=bert, vocab_size=50)
+    source.encoder.save_pretrained(tmp_path)
+    kinds = "AutoConfig", "AutoModel", "AutoModelForSequenceClassification", "AutoModelForMaskedLM"
+    said = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    with_code(tmp_path, made)
+    (tmp_path / "config.json").write_text(
+        json.dumps(said | {"auto_map": {kind: f"own.{kind}" for kind in kinds}}), encoding="utf-8"
+    )
+    backbone = TextEncoder(str(tmp_path))
+    assert "auto_map" not in backbone.recipe()["init_args"]["config"]
+    with pytest.warns(UserWarning, match="no language head: a new one begins"):
+        backbone.language_head()
 
 
 @pytest.mark.usefixtures("answers_yes")

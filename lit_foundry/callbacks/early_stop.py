@@ -6,6 +6,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
+from lit_foundry import ranges
+
 
 class EarlyStop(EarlyStopping):
     """Ends a fit after some validations in a row without a better score, also across a resume.
@@ -18,7 +20,8 @@ class EarlyStop(EarlyStopping):
             task's.
 
     Raises:
-        ValueError: If ``patience`` is less than 1, or only one of ``monitor`` and ``mode`` is set.
+        ValueError: If a value lies outside its range, or only one of ``monitor`` and ``mode`` is
+            set.
     """
 
     def __init__(
@@ -28,8 +31,11 @@ class EarlyStop(EarlyStopping):
         monitor: str | None = None,
         mode: str | None = None,
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"EarlyStop.patience is a number of validations, got {patience}.")
+        rules = {
+            "patience": (patience >= 1, "is a number of validations, 1 at least"),
+            "min_delta": (min_delta >= 0, "is at least 0"),
+        }
+        ranges.check("EarlyStop", {"patience": patience, "min_delta": min_delta}, rules)
         if (monitor is None) != (mode is None):
             raise ValueError(
                 f"EarlyStop.monitor={monitor} and EarlyStop.mode={mode} go together: set both, or "

@@ -12,6 +12,7 @@ from lightning.pytorch.loops.loop import _Loop
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from lit_foundry import ranges
 from lit_foundry.data.samplers import LengthGroupedBatches
 from lit_foundry.recipe import Recorded, differences
 from lit_foundry.signals import leave_signals_to_main
@@ -81,9 +82,11 @@ class DataModule(Recorded, LightningDataModule, ABC):
                 "size of a step; keep one and set the other to null."
             )
         sizes = {"batch_size": batch_size, "batch_tokens": batch_tokens, "micro_batch": micro_batch}
-        for name, size in sizes.items():
-            if size is not None and size < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {size}.")
+        rules = {
+            name: (size is None or size >= 1, "must be at least 1") for name, size in sizes.items()
+        }
+        rules["num_workers"] = num_workers >= 0, "is a number of processes, 0 at least"
+        ranges.check("data", sizes | {"num_workers": num_workers}, rules)
         self.batch_size = batch_size or (None if batch_tokens else 32)
         self.batch_tokens = batch_tokens
         self.micro_batch = micro_batch

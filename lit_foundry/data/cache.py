@@ -4,7 +4,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from lit_foundry.atomic import replacing
 
 CHUNK = 1000  # texts per call: enough to keep every thread of the tokenizer busy
+CHARACTERS = 5_000_000  # of a call, but for its last text: they take 0.3 GB to tokenize
 FORMAT = 1
 
 
@@ -72,9 +73,22 @@ def tokenize(
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tokens:
     """Tokenize a few texts in memory."""
-    ids = _ids(list(texts), tokenizer)
+    ids = [row for chunk in _chunks(texts) for row in _ids(chunk, tokenizer)]
     offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
     return Tokens(np.array([i for row in ids for i in row], np.int32), offsets)
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if len(chunk) == CHUNK or size >= CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _ids(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
@@ -104,13 +118,15 @@ def _write(
     with replacing(folder) as partial:
         partial.mkdir()
         lengths = [0]
-        starts = range(0, len(texts), CHUNK)
-        with (partial / "ids.bin").open("wb") as file:
-            for start in tqdm(starts, f"Tokenizing {name}", unit="k texts", disable=None):
-                chunk = list(texts[start : start + CHUNK])
+        with (
+            (partial / "ids.bin").open("wb") as file,
+            tqdm(total=len(texts), desc=f"Tokenizing {name}", unit=" texts", disable=None) as bar,
+        ):
+            for chunk in _chunks(texts):
                 for ids in _ids(chunk, tokenizer):
                     file.write(np.asarray(ids, np.int32).tobytes())
                     lengths.append(len(ids))
+                bar.update(len(chunk))
         offsets = io.BytesIO()  # of a file, numpy does not say why it could not be written
         np.save(offsets, np.cumsum(lengths, dtype=np.int64))
         (partial / "offsets.npy").write_bytes(offsets.getvalue())

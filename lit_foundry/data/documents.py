@@ -120,7 +120,8 @@ class Documents:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the content and of how it is read, wherever it lies."""
-        content = json.dumps([self.text, self.delimiter, self._contents()])
+        quoted = ["quoting"] if any(_format(file) == ".tsv" for file in self.files) else []
+        content = json.dumps([self.text, self.delimiter, self._contents(), *quoted])
         return blake2b(content.encode(), digest_size=16).hexdigest()
 
     def _contents(self) -> list[list[str]]:

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lit_foundry import ranges
 from lit_foundry.data.base import Split
 from lit_foundry.data.decoded_images import DecodedImages
 from lit_foundry.data.decoding import Fit, Mode
 from lit_foundry.data.image_dataset import ImageDataset
 from lit_foundry.data.image_table import ImageTable
-from lit_foundry.data.labels import check_labels, in_order, sample_rows, stratified
+from lit_foundry.data.labels import check_carved, check_labels, in_order, sample_rows, stratified
 from lit_foundry.data.rows import DataError
 
 THUMBNAIL = 96  # pixels of the longer edge
@@ -88,8 +89,13 @@ class ImageData(DecodedImages):
             balanced=balanced,
             num_workers=num_workers,
         )
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"data.val_fraction must lie in (0, 1), got {val_fraction}.")
+        own = {"val_fraction": val_fraction, "max_train_samples": max_train_samples}
+        least = max_train_samples is None or max_train_samples >= 1
+        rules = {
+            "val_fraction": (0 < val_fraction < 1, "must lie in (0, 1)"),
+            "max_train_samples": (least, "must be at least 1, or null"),
+        }
+        ranges.check("data", own, rules)
         if classes is not None and len(set(classes)) != len(classes):
             raise ValueError(f"data.classes must name each class once, got {classes}.")
         self.val_fraction, self.split_seed = val_fraction, split_seed
@@ -144,7 +150,9 @@ class ImageData(DecodedImages):
         check_labels(train, "train", self._labels, self.val_key)
         rows = self._good("train")
         if val is None:
-            held_out = stratified(train.take(rows.tolist()), self.val_fraction, self.split_seed)
+            good = train.take(rows.tolist())
+            held_out = stratified(good, self.val_fraction, self.split_seed)
+            check_carved(good, held_out, self.val_fraction, self.val_key)
             self._take("val", "train", rows[held_out])
             rows = rows[~held_out]
         else:

@@ -1,8 +1,11 @@
 """Label names: their order, their checks, and the split that keeps their shares."""
 
 import hashlib
+import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
-from typing import Protocol, Self, TypeVar
+from contextlib import suppress
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +43,20 @@ def in_order(labels: Sequence[str]) -> list[str]:
         return sorted(names, key=int)
     except ValueError:
         return names
+
+
+def warn_alike(labels: Sequence[str], source: str) -> None:
+    """Warn of classes whose names differ by case, form of characters, or digits alone."""
+    alike: dict[Any, list[str]] = {}
+    for name in in_order(labels):
+        folded: Any = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        with suppress(ValueError):
+            folded = float(folded)  # 1 and 1.0
+        alike.setdefault(folded, []).append(name)
+    groups = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    if groups:
+        message = f"{source}: {'; '.join(groups[:3])} are classes of their own. Spell them alike."
+        warnings.warn(message, stacklevel=2)
 
 
 def stratified(table: Labelled, fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -120,6 +137,8 @@ def check_labels(
             f"{table.source}: label {unknown[0]!r} of row {row} in the {split} split is none of "
             f"the known {list(known or ())}; mend the label or the split."
         )
+    if split == "train":
+        warn_alike(table.labels, table.source)
     if len(found) < 2 and split != "test":
         remedy = "Shuffle the file before splitting it" if val_key else "Add another"
         if val_key and split == "val":
@@ -128,6 +147,40 @@ def check_labels(
             f"{table.source}: the {split} split has only the class {next(iter(found), None)!r}; "
             f"it needs at least two. {remedy}."
         )
+
+
+def check_carved(
+    table: Labelled, held_out: NDArray[np.bool_], fraction: float, val_key: str | None
+) -> None:
+    """Raise DataError unless training keeps every class, and validation has two at least.
+
+    Args:
+        table: What validation is taken from.
+        held_out: True for the rows that validate, shape (N,).
+        fraction: Their share, as set.
+        val_key: Key that names the file that validates, for messages; None if there is none.
+    """
+    labels = np.array(table.labels)
+    classes, trained = set(labels.tolist()), set(labels[~held_out].tolist())
+    validated = set(labels[held_out].tolist())
+    other = f", or set {val_key} to a file that validates" if val_key else ""
+    if missing := in_order(list(classes - trained)):
+        raise DataError(
+            f"{table.source}: data.val_fraction={fraction} holds out all of the class "
+            f"{missing[0]!r}{and_more(missing)}, and leaves nothing to train on: lower it{other}."
+        )
+    if len(validated) < 2:
+        alone = in_order(list(classes - validated))
+        raise DataError(
+            f"{table.source}: the class {alone[0]!r}{and_more(alone)} has one sample, or copies of "
+            f"one, so that none can be held out for validation, which needs two classes at least: "
+            f"add samples{other}."
+        )
+
+
+def and_more(names: Sequence[str]) -> str:
+    """Return how many more than one there are, if there are."""
+    return f" (and of {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def check_names(names: Sequence[str], table: Labelled) -> None:

@@ -5,17 +5,22 @@ a header is line 1), the rule and the remedy.
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Literal
 
 from lit_foundry.data.rows import (
+    MOST,
     DataError,
     DatasetNotFoundError,
+    Quoting,
     Rows,
     arrow_rows,
     check_columns,
+    check_length,
     decoded,
     json_rows,
     lines_of,
@@ -31,9 +36,13 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def read_table(
-    path: Path, text: str | Sequence[str], label: str | None, id: str | None = None
+    path: Path,
+    text: str | Sequence[str],
+    label: str | None,
+    id: str | None = None,
+    quoting: Quoting = "auto",
 ) -> Table:
-    """Read columns of a .csv, .tsv (without quoting, as in GLUE), .jsonl or .parquet file.
+    """Read columns of a .csv, .tsv, .jsonl or .parquet file.
 
     Args:
         path: The file. Its suffix tells the format.
@@ -41,15 +50,20 @@ def read_table(
         label: Column of the labels: strings, ints, bools, or class numbers of ``datasets``,
             which become class names. None reads no labels.
         id: Column that identifies rows in predictions.
+        quoting: Whether .csv and .tsv quote texts: ``minimal``, in which each mark of a text is
+            doubled, or ``none``, in which marks are text as any other, as in GLUE; ``auto``
+            takes .csv for quoted and finds out of .tsv, by :func:`is_quoted`.
 
     Raises:
         DatasetNotFoundError: If there is no such file.
-        DataError: If it is empty or malformed, or lacks a column, a text or a label.
+        DataError: If it is empty or malformed, lacks a column, a text or a label, or has a text of
+            more than ``MOST`` characters.
     """
     columns = _columns(text, label, id)
     if Path(path).suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: not a table. Convert it to one of {', '.join(SUFFIXES)}.")
-    return _table(rows_of(path, list(columns.values())), str(path), columns)
+    rows = rows_of(path, list(columns.values()), quoting=quoting, most=MOST)
+    return _table(rows, str(path), columns)
 
 
 def read_hub(
@@ -91,6 +105,8 @@ def read_folder(root: Path, names: Sequence[str]) -> Table:
             raise DatasetNotFoundError(f"{root / name}: {rule}. Unpack the archive again.")
         files += found
     texts = [decoded(file.read_bytes(), str(file)) for file in files]
+    for file, text in zip(files, texts, strict=True):
+        check_length(str(file), text)
     ids = [file.relative_to(root).as_posix() for file in files]
     return Table(texts, labels=[file.parent.name for file in files], ids=ids, source=str(root))
 
@@ -100,6 +116,7 @@ def read_lines(
     text: str | Sequence[str] = "text",
     label: str | None = None,
     id: str | None = None,
+    quoting: Quoting = "auto",
 ) -> Table:
     """Read texts to predict on; unless ``id`` names a column, ids are row numbers from 0.
 
@@ -109,6 +126,7 @@ def read_lines(
         text: Column of the texts, or the two columns of pairs, where there are columns.
         label: Column of the labels, likewise.
         id: Column that identifies rows, likewise.
+        quoting: As in :func:`read_table`.
 
     Raises:
         DatasetNotFoundError: If there is no such file.
@@ -116,9 +134,9 @@ def read_lines(
     """
     columns, place = _columns(text, label, id), "standard input" if source == "-" else str(source)
     if source != "-" and Path(source).suffix.lower() != ".txt":
-        table = read_table(source, text, label, id)
+        table = read_table(source, text, label, id, quoting)
     else:
-        lines = list(lines_of(source))
+        lines = list(lines_of(source, MOST))
         if not any(map(str.strip, lines)):
             raise DataError(f"{place}: empty. Give one text a line.")
         if source == "-" and _is_record(lines[0], columns["texts"]):
@@ -126,7 +144,10 @@ def read_lines(
         elif "pairs" in columns:
             raise DataError(f"{place}: one text a line, where pairs are needed. Give JSON lines.")
         else:
-            table = Table([line.rstrip("\r\n") for line in lines], source=place)
+            texts = [line.rstrip("\r\n") for line in lines]
+            for number, line in enumerate(texts, 1):
+                check_length(f"{place}, line {number}", line)
+            table = Table(texts, source=place)
     return table if table.ids else replace(table, ids=[str(row) for row in range(len(table))])
 
 
@@ -155,6 +176,8 @@ def _table(rows: Rows, source: str, columns: dict[str, str]) -> Table:
 def checked(rows: Rows, source: str, columns: dict[str, str], rule: str) -> dict[str, list[str]]:
     """Return cells as strings by field; of labels and ids, none is missing.
 
+    Blanks around labels are no part of their names.
+
     Args:
         rows: Cells of the columns, in their order.
         source: File that they come from, for messages.
@@ -162,18 +185,28 @@ def checked(rows: Rows, source: str, columns: dict[str, str], rule: str) -> dict
         rule: What a cell of another field has to be; it is a string.
     """
     fields: dict[str, list[str]] = {field: [] for field in columns}
+    spellings: set[str] = set()
     first, num_missing = "", 0
     for where, cells in rows:
         for (field, name), cell in zip(columns.items(), cells, strict=True):
             is_name = field in ("labels", "ids")
-            if is_name and (cell is None or cell == ""):
+            if is_name and (cell is None or not str(cell).strip()):
                 first, num_missing = first or f"{where}: no {name!r}", num_missing + 1
             elif not isinstance(cell, str | int if is_name else str):
                 raise wrong_cell(where, name, cell, "a string, int or bool" if is_name else rule)
-            fields[field].append(str(cell))
+            check_length(where, text := str(cell))
+            if field == "labels":
+                spellings.add(text)
+            fields[field].append(text.strip() if field == "labels" else text)
     if not (num_rows := len(next(iter(fields.values())))):
         raise DataError(f"{source}: no rows, at most a header. Write it again, or name another.")
     if num_missing:
         share = f"missing in {num_missing} of {num_rows} rows"
         raise DataError(f"{first} ({share}). Fill it in, or drop these rows.")
+    if len(set(map(str.strip, spellings))) < len(spellings):
+        padded = ", ".join(repr(name) for name in sorted(spellings) if name != name.strip())
+        message = (
+            f"{source}: labels are read without the blanks around them: {shorten(padded, 100)}."
+        )
+        warnings.warn(message, stacklevel=2)
     return fields

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
+from lit_foundry import ranges
 from lit_foundry.data.samplers import accumulation, philox
 
 Ints = NDArray[np.int64]
@@ -32,10 +33,11 @@ class BatchWarmup:
     start: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"data.batch_warmup.tokens must be at least 1, got {self.tokens}.")
-        if not 0 < self.start <= 1:
-            raise ValueError(f"data.batch_warmup.start must lie in (0, 1], got {self.start}.")
+        rules = {
+            "tokens": (self.tokens >= 1, "must be at least 1"),
+            "start": (0 < self.start <= 1, "must lie in (0, 1]"),
+        }
+        ranges.check("data.batch_warmup", vars(self), rules)
 
     def rows(self, done: int, whole: int, size: int) -> int:
         """Return the rows of a step.

@@ -7,6 +7,7 @@ a header is line 1), the rule and the remedy.
 import csv
 import gzip
 import json
+import re
 import sys
 import zlib
 from bisect import bisect_right
@@ -14,6 +15,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 from textwrap import shorten
@@ -23,6 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Rows = Iterator[tuple[str, Sequence[Any]]]  # where in which file, and the cells read there
+# How a table uses quotation marks: around texts, not at all, or as is found out.
+Quoting = Literal["auto", "minimal", "none"]
+_QUOTED = re.compile(r'(?:(?<=\t)|^)"[^"]*+(?:""[^"]*+)*+"(?=\t|\Z)')
 
 
 class DatasetNotFoundError(FileNotFoundError):
@@ -33,23 +38,61 @@ class DataError(ValueError):
     """Says which row of which file breaks which rule, and what to do."""
 
 
+MOST = 10_000_000  # characters of a text, which take 0.5 GB to tokenize; a book has a million
+SHORTER = "Cut it, or leave it out."
 KEYS = "data.text, data.label"  # what names the columns, for messages
 
 
-def rows_of(path: Path, names: Sequence[str], start: int = 0, keys: str = KEYS) -> Rows:
+def rows_of(
+    path: Path,
+    names: Sequence[str],
+    start: int = 0,
+    keys: str = KEYS,
+    quoting: Quoting = "auto",
+    most: int | None = None,
+) -> Rows:
     """Yield the cells of a table file in columns of these names, from a row (from 0) on.
 
     Files of JSON lines may be compressed with gzip. Errors are those of ``read_table``, and name
-    the ``keys`` that name columns.
+    the ``keys`` that name columns. ``most`` is the most characters of a text.
     """
     source, suffix = str(path), Path(Path(path).name.lower().removesuffix(".gz")).suffix
     if suffix == ".parquet":
         yield from _parquet_rows(path, names, start, keys)
     elif suffix == ".jsonl":
-        yield from islice(json_rows(lines_of(path), source, names, keys), start, None)
+        yield from islice(json_rows(lines_of(path, most), source, names, keys), start, None)
     else:
-        quoted = suffix == ".csv"
-        yield from islice(_csv_rows(lines_of(path), source, names, quoted, keys), start, None)
+        tabs = suffix != ".csv"
+        quoted = quoting == "minimal" or (quoting == "auto" and (not tabs or is_quoted(path, most)))
+        rows = _csv_rows(lines_of(path, most), source, names, tabs, quoted, keys)
+        yield from islice(rows, start, None)
+
+
+def is_quoted(path: Path, most: int | None = None) -> bool:
+    """Tell whether a file of tab-separated values quotes fields, as spreadsheets write them.
+
+    It does if every quotation mark in it belongs to a field that is quoted as a whole, its own
+    marks doubled, in a row of as many fields as the header has, whose lines are no rows by
+    themselves. In GLUE's files, and others that quote nothing, marks stand within texts as well.
+    """
+    width, held, found = 0, "", False
+    for line in lines_of(path, most):
+        if not held and '"' not in line:
+            width = width or line.count("\t") + 1
+            continue
+        held += line
+        if held.count('"') % 2 == 0:
+            fields = held.rstrip("\r\n")
+            bare = _QUOTED.sub("", fields)
+            width = width or bare.count("\t") + 1
+            lines = fields.split("\n")
+            rows = width > 1 < len(lines) and all(part.count("\t") + 1 == width for part in lines)
+            if '"' in bare or bare.count("\t") + 1 != width or rows:
+                return False
+            held, found = "", True
+        elif len(held) > (most or MOST):
+            return False
+    return found and not held
 
 
 def existing(path: Path) -> Path:
@@ -65,10 +108,13 @@ def existing(path: Path) -> Path:
 def decoded(data: bytes, where: str) -> str:
     """Return UTF-8 as a string; ``where`` begins the error's message."""
     try:
-        return data.decode()
+        text = data.decode()
     except UnicodeDecodeError as error:
         rule = f"not UTF-8 (byte 0x{data[error.start]:02x} at position {error.start})"
         raise DataError(f"{where}: {rule}. Convert it, as with iconv -t utf-8.") from None
+    if "\0" in text:  # UTF-16 without its mark passes for UTF-8
+        raise DataError(f"{where}: a NUL byte, as in no text. Convert it to UTF-8.")
+    return text
 
 
 @contextmanager
@@ -87,13 +133,28 @@ def opened(source: Path | Literal["-"]) -> Iterator[IO[bytes]]:
             raise DataError(f"{path}: not valid gzip ({error}). Compress it again.") from error
 
 
-def lines_of(source: Path | Literal["-"]) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file, or of standard input, with their ends."""
+def lines_of(source: Path | Literal["-"], most: int | None = None) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file, or of standard input, with their ends.
+
+    Args:
+        source: The file.
+        most: Most characters of a text; of a line, eight times as many bytes, as JSON escapes.
+    """
     place = "standard input" if source == "-" else str(source)
+    limit = -1 if most is None else 8 * most
     with opened(source) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(partial(file.readline, limit), b""), 1):
             data = line.removeprefix(BOM_UTF8) if number == 1 else line  # Excel writes one
+            if len(line) == limit:
+                raise DataError(f"{place}, line {number}: {limit:,} bytes and no end. {SHORTER}")
             yield decoded(data, f"{place}, line {number}")
+
+
+def check_length(where: str, text: str) -> None:
+    """Raise DataError if a text is so long that to tokenize it may take all memory."""
+    if len(text) > MOST:
+        rule = f"a text of {len(text):,} characters, where at most {MOST:,} are taken"
+        raise DataError(f"{where}: {rule}. {SHORTER}")
 
 
 def check_columns(
@@ -111,10 +172,12 @@ def check_columns(
 
 
 def _csv_rows(
-    lines: Iterable[str], source: str, names: Sequence[str], quoted: bool, keys: str
+    lines: Iterable[str], source: str, names: Sequence[str], tabs: bool, quoted: bool, keys: str
 ) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default refuses texts above 128 kB
-    form: Any = {} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    form: Any = {"delimiter": "\t" if tabs else ","}
+    if not quoted:
+        form["quoting"] = csv.QUOTE_NONE
     reader = csv.reader(lines, strict=True, **form)
     where = f"{source}, line 1"
     try:
@@ -122,18 +185,20 @@ def _csv_rows(
         places = check_columns(where, names, header, keys)
         where = f"{source}, line {reader.line_num + 1}"
         for record in reader:
-            if not record and not quoted and len(header) == 1:
+            if not record and tabs and len(header) == 1:
                 record = [""]  # a blank line of a one-column .tsv is a text; others hold nothing
             if record and len(record) != len(header):
                 rule = f"{len(record)} fields, where the header has {len(header)}"
-                remedy = "Quote commas and newlines" if quoted else "Replace tabs and newlines"
-                raise DataError(f"{where}: {rule}. {remedy} inside texts.")
+                remedy = f"{'Quote' if quoted else 'Replace'} {'tabs' if tabs else 'commas'}"
+                raise DataError(f"{where}: {rule}. {remedy} and newlines inside texts.")
             if record:
                 yield where, [record[place] for place in places]
             # Not one more than the last: a record has several lines if a text has newlines.
             where = f"{source}, line {reader.line_num + 1}"
     except csv.Error as error:
-        raise DataError(f'{where}: {error}. Quote texts, and double each " in them.') from None
+        lost = "a quotation mark opens a text here that none closes"
+        rule = lost if "unexpected end" in str(error) else str(error)
+        raise DataError(f'{where}: {rule}. Quote texts, and double each " in them.') from None
 
 
 def json_rows(lines: Iterable[str], source: str, names: Sequence[str], keys: str = KEYS) -> Rows:

@@ -8,9 +8,16 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from lit_foundry import ranges
 from lit_foundry.data.base import Split
 from lit_foundry.data.cache import Tokens, tokenize
-from lit_foundry.data.labels import check_labels, in_order, stratified, stratified_sample
+from lit_foundry.data.labels import (
+    check_carved,
+    check_labels,
+    in_order,
+    stratified,
+    stratified_sample,
+)
 from lit_foundry.data.table import Table
 from lit_foundry.data.text_dataset import TextDataset
 from lit_foundry.data.tokenized_text import TokenizedText
@@ -77,8 +84,13 @@ class TextData(TokenizedText):
             num_workers=num_workers,
             balanced=balanced,
         )
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"data.val_fraction must lie in (0, 1), got {val_fraction}.")
+        own = {"val_fraction": val_fraction, "max_train_samples": max_train_samples}
+        least = max_train_samples is None or max_train_samples >= 1
+        rules = {
+            "val_fraction": (0 < val_fraction < 1, "must lie in (0, 1)"),
+            "max_train_samples": (least, "must be at least 1, or null"),
+        }
+        ranges.check("data", own, rules)
         self.val_fraction = val_fraction
         self.max_train_samples = max_train_samples
         self.split_seed = split_seed
@@ -119,6 +131,7 @@ class TextData(TokenizedText):
         check_labels(train, "train", self._labels, self.val_key)
         if val is None:
             held_out = stratified(train, self.val_fraction, self.split_seed)
+            check_carved(train, held_out, self.val_fraction, self.val_key)
             val = train.take(np.flatnonzero(held_out).tolist())
             train = train.take(np.flatnonzero(~held_out).tolist())
         if self.max_train_samples is not None and self.max_train_samples < len(train):

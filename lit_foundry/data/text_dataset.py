@@ -35,7 +35,7 @@ class TextDataset(torch.utils.data.Dataset[TextBatch]):
         self.truncation = truncation
         self.room = max_length - template.num_special
         total = sum((column.lengths for column in columns), np.int64(0))
-        self.lengths = np.minimum(total, self.room) + template.num_special
+        self.lengths = np.maximum(np.minimum(total, self.room) + template.num_special, 1)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from lit_foundry.data.labels import check_names
 from lit_foundry.data.readers import DataError, read_hub, read_table
+from lit_foundry.data.rows import Quoting
 from lit_foundry.data.table import Table
 from lit_foundry.data.text import TextData
 from lit_foundry.data.tokenizer_training import TrainTokenizer
@@ -23,6 +24,9 @@ class TextFiles(TextData):
         label: Column of the labels.
         label_names: Classes in the order of the network's outputs; None sorts those of ``train``.
         id: Column that identifies rows in predictions; row numbers if None.
+        quoting: Whether .csv and .tsv files, those to predict on too, quote texts: ``minimal``, or
+            ``none``, where quotation marks are text as any other; ``auto`` takes .csv for quoted
+            and finds out of .tsv.
         options: Further arguments of :class:`TextData`.
     """
 
@@ -39,11 +43,12 @@ class TextFiles(TextData):
         label: str = "label",
         label_names: list[str] | None = None,
         id: str | None = None,
+        quoting: Quoting = "auto",
         **options: Any,
     ) -> None:
         super().__init__(tokenizer, **options)
         self.sources = {"train": train, "val": val, "test": test}
-        self.hub, self.label, self.id_column = hub, label, id
+        self.hub, self.label, self.id_column, self.quoting = hub, label, id, quoting
         self.text_columns = (text,) if isinstance(text, str) else tuple(text)
         self.label_names = self._labels = label_names
 
@@ -59,7 +64,7 @@ class TextFiles(TextData):
         table = (
             read_hub(self.hub, source, **columns)
             if self.hub
-            else read_table(Path(source), **columns)
+            else read_table(Path(source), **columns, quoting=self.quoting)
         )
         if split == "train" and self.label_names is not None:
             check_names(self.label_names, table)

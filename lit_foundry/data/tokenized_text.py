@@ -14,6 +14,7 @@ from lit_foundry.data.base import DataModule
 from lit_foundry.data.batch import TextBatch
 from lit_foundry.data.cache import Tokens, cache_root, encode
 from lit_foundry.data.readers import DataError, read_lines
+from lit_foundry.data.rows import Quoting, check_length
 from lit_foundry.data.samplers import LengthGroupedBatches
 from lit_foundry.data.table import Table
 from lit_foundry.data.text_dataset import TextDataset
@@ -47,6 +48,7 @@ class TokenizedText(DataModule):
     batch_type: ClassVar[type] = TextBatch
     text_columns: tuple[str, ...] = ("text",)  # what predict reads from files with columns
     id_column: str | None = None
+    quoting: Quoting = "auto"
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class TokenizedText(DataModule):
             return read_lines("-", text=self.text_columns)
         source = Path(self.predict)
         id = None if source.suffix == ".txt" else self.id_column
-        return read_lines(source, text=self.text_columns, id=id)
+        return read_lines(source, text=self.text_columns, id=id, quoting=self.quoting)
 
     def _dataset(
         self, columns: Sequence[Tokens], labels: NDArray[np.int64] | None = None
@@ -140,6 +142,8 @@ class TokenizedText(DataModule):
                     f"Input {number} has {len(row)} texts, but the network was trained on "
                     f"{kinds[wanted]}."
                 )
+            for text in row:
+                check_length(f"Input {number}", text)
         if not rows:
             return
         columns = zip(*rows, strict=True)
@@ -169,7 +173,9 @@ class TokenizedText(DataModule):
         tokenizer.model_max_length = self.max_length
         tokenizer.truncation_side = "left" if self.truncation == "tail" else "right"
         tokenizer.model_input_names = [name for name in inputs if name in self.batch_fields]
-        for name in ("truncation_side", "model_input_names"):  # what save_pretrained writes
+        if not goes_on:  # as in training, whatever side the tokenizer came with
+            tokenizer.padding_side = "right"
+        for name in ("truncation_side", "padding_side", "model_input_names"):  # what is written
             tokenizer.init_kwargs[name] = getattr(tokenizer, name)
         save_tokenizer(tokenizer, folder)
         return tokenizer

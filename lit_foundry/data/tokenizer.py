@@ -116,6 +116,8 @@ class Template:
                 "set one with tokenizer.pad_token = ... and save_pretrained(folder)."
             )
         self.pad_id = int(tokenizer.pad_token_id)
+        ends = tokenizer.bos_token_id, tokenizer.eos_token_id, self.pad_id
+        self.empty_id = int(next(token for token in ends if token is not None))
         framed = tokenizer(*["a"] * (1 + pair), return_token_type_ids=True)
         ids, types, owners = framed["input_ids"], framed["token_type_ids"], framed.sequence_ids()
         # A marker may have several tokens, as in "_", "a": only the owners tell them apart.
@@ -137,12 +139,16 @@ class Template:
         self.num_special = sum(len(part) for part in self.frame)
 
     def join(self, texts: Sequence[NDArray[np.int32]]) -> tuple[list[int], list[int]]:
-        """Return the framed ids of one or two texts, and their token types."""
+        """Return the framed ids of one or two texts, and their token types.
+
+        Texts without any token, of a tokenizer that frames nothing (GPT-2's), become one token, of
+        those that begin or end a text: a network cannot attend to nothing.
+        """
         ids, types = list(self.frame[0]), list(self.types[0])
         for text, frame, kind in zip(texts, self.frame[1:], self.types[1:], strict=True):
             ids += [*text.tolist(), *frame]
             types += [kind[0]] * len(text) + list(kind[1:])
-        return ids, types
+        return (ids, types) if ids else ([self.empty_id], [0])
 
 
 def truncate(ids: NDArray[np.int32], room: int, how: Truncation) -> NDArray[np.int32]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_foundry import ranges
 from lit_foundry.nn.backbone import Features
 from lit_foundry.nn.heads import LinearHead
 from lit_foundry.nn.image import ImageBackbone
@@ -45,9 +46,12 @@ class Airbench(ImageBackbone):
         mean: Sequence[float] = CIFAR10_MEAN,
         std: Sequence[float] = CIFAR10_STD,
     ) -> None:
-        super().__init__(in_channels or 3, mean, std)
-        if depth not in (2, 3):
-            raise ValueError(f"model.backbone.depth is 2 or 3 convolutions a group, got {depth}.")
+        super().__init__(3 if in_channels is None else in_channels, mean, std)
+        rules = {
+            "widths": (min(widths) >= 1, "are numbers of channels, 1 at least"),
+            "depth": (depth in (2, 3), "is 2 or 3 convolutions a group"),
+        }
+        ranges.check("model.backbone", {"widths": widths, "depth": depth}, rules)
         patch = self.in_channels * _KERNEL**2
         self.whiten = nn.Conv2d(self.in_channels, 2 * patch, _KERNEL)
         self.whiten.weight.requires_grad_(False)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from lit_foundry import ranges
 from lit_foundry.nn.blanking import blanked, erased_boxes
 from lit_foundry.nn.policy import PolicyName, apply_policy, jitter
 from lit_foundry.nn.uniform import sample_keys, uniforms
@@ -93,9 +94,7 @@ class Augment:
             "cutout": (self.cutout >= 0, "is the edge of a square in pixels, 0 at least"),
             "erasing": (0 <= self.erasing <= 1, "is a probability"),
         }
-        for key, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"model.augment.{key} {rule}, got {getattr(self, key)}.")
+        ranges.check("model.augment", vars(self), rules)
         if self.pad and self.resized_crop:
             raise ValueError(
                 "model.augment.pad and model.augment.resized_crop are two ways to crop: set one."

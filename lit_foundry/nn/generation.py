@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_foundry import ranges
 from lit_foundry.nn.text_config import quiet
 
 
@@ -41,11 +42,10 @@ class Generation:
             "max_tokens": (self.max_tokens >= 1, "is at least 1"),
             "temperature": (self.temperature >= 0, "is at least 0"),
             "top_k": (self.top_k >= 0, "is a number of tokens, or 0 for all"),
+            "seed": (0 <= self.seed < 2**63, "is a whole number, 0 at least and below 2 ** 63"),
             "top_p": (0 < self.top_p <= 1, "lies in (0, 1]"),
         }
-        for key, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"model.generation.{key} {rule}, got {getattr(self, key)}.")
+        ranges.check("model.generation", vars(self), rules)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lit_foundry import ranges
 from lit_foundry.nn.backbone import Backbone, Features
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -45,6 +46,12 @@ class ImageBackbone(Backbone):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
+        own = {"in_channels": in_channels, "image_size": image_size}
+        rules = {
+            "in_channels": (in_channels >= 1, "is a number of channels, 1 at least"),
+            "image_size": (image_size is None or image_size >= 1, "is an edge of 1 pixel at least"),
+        }
+        ranges.check("model.backbone", own, rules)
         self.in_channels, self.image_size = in_channels, image_size
         self._statistics = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
         for name, values in self._statistics.items():

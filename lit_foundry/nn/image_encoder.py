@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_foundry import ranges
 from lit_foundry.nn.backbone import Features, is_restoring
 from lit_foundry.nn.depth import depth_blocks, of_channels, spread
 from lit_foundry.nn.heads import LinearHead
@@ -70,6 +71,7 @@ class ImageEncoder(ImageBackbone):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
+        ranges.check_probs("model.backbone", dropout=dropout, drop_path=drop_path)
         built = read_config(pretrained, config or {}, OFFLINE)
         check(built)
         if dropout is not None:

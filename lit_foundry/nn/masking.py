@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lit_foundry import ranges
 from lit_foundry.nn.uniform import as_uniform, hashes, mix, uniforms
 
 IGNORED = -100  # target of a place that predicts nothing, as in torch's cross-entropy
@@ -62,9 +63,7 @@ class Masking:
             "span_prob": (0 < self.span_prob < 1, "lies in (0, 1)"),
             "max_span": (self.max_span >= 1, "is at least 1 word"),
         }
-        for key, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"model.masking.{key} {rule}, got {getattr(self, key)}.")
+        ranges.check("model.masking", vars(self), rules)
 
     def prob_at(self, progress: float) -> float:
         """Return the share to predict when a fraction ``progress`` of the run is done."""

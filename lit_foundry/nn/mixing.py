@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_foundry import ranges
 from lit_foundry.nn.uniform import sample_keys, uniforms
 
 _CHOICE, _BETA, _PLACE = range(24, 27)  # streams of random numbers
@@ -49,9 +50,7 @@ class Mixing:
             "prob": (0 <= self.prob <= 1, "is a probability"),
             "until": (0 < self.until <= 1, "is a fraction of the run in (0, 1]"),
         }
-        for key, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"model.mixing.{key} {rule}, got {getattr(self, key)}.")
+        ranges.check("model.mixing", vars(self), rules)
 
     def mixes(self, progress: float) -> bool:
         """Tell whether anything is mixed when a fraction ``progress`` of the run is done."""

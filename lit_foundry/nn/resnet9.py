@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lit_foundry import ranges
 from lit_foundry.nn.airbench import CIFAR10_MEAN, CIFAR10_STD
 from lit_foundry.nn.backbone import Features
 from lit_foundry.nn.image import ImageBackbone
@@ -31,7 +32,9 @@ class ResNet9(ImageBackbone):
         mean: Sequence[float] = CIFAR10_MEAN,
         std: Sequence[float] = CIFAR10_STD,
     ) -> None:
-        super().__init__(in_channels or 3, mean, std)
+        rules = {"width": (width >= 1, "is a number of channels, 1 at least")}
+        ranges.check("model.backbone", {"width": width}, rules)
+        super().__init__(3 if in_channels is None else in_channels, mean, std)
         self.dim = 8 * width
         self.stages = nn.ModuleList(
             [

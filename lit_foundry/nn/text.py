@@ -4,6 +4,7 @@ Shapes: B batch, T tokens, D feature width.
 """
 
 import copy
+import inspect
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_foundry import ranges
 from lit_foundry.nn import varlen
 from lit_foundry.nn.backbone import Backbone, Features, is_restoring
 from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, LinearHead, family_options
@@ -20,16 +22,22 @@ from lit_foundry.nn.packed import check_isolation, isolated
 from lit_foundry.nn.text_config import (
     OFFLINE,
     check,
+    is_decoder,
+    network_classes,
     plain_config,
     quiet,
     read_config,
     set_dropout,
 )
+from lit_foundry.nn.text_probe import probe, reason
 from lit_foundry.sources import from_hub, resolve
 
 
 class TextEncoder(Backbone):
-    """Any text encoder of ``transformers``, without its pooler.
+    """Any text encoder of ``transformers``, without its pooler, or a causal network as one.
+
+    Which those are is tried out: the network has to take tokens alone, and to give each text
+    features of its own, whatever padding comes after it.
 
     Args:
         pretrained: Hub name, folder, or ``package:NAME/FOLDER``.
@@ -39,7 +47,7 @@ class TextEncoder(Backbone):
             the weights when pretrained.
         pad_id: Id of padding from scratch, where the config has none; that of the data.
         pooling: ``first`` or ``last`` token, masked ``mean``, or as the family classifies
-            (``default``).
+            (``default``); of causal networks that is the last token, and the first sees no text.
         dropout: Probability of all the encoder's dropouts; None keeps the config's.
         attention: Implementation; ``auto`` takes sdpa where the family supports it, and varlen for
             packed documents on a GPU (Ampere or later) in 16 bits, without dropout in attention.
@@ -48,6 +56,7 @@ class TextEncoder(Backbone):
         vocab_size: Number of rows of the embedding.
         max_length: Longest sequence that the positions allow.
         pad_id: Id that the embedding takes for padding; some families count positions from it.
+        is_causal: Whether no token sees those after it.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
@@ -69,28 +78,48 @@ class TextEncoder(Backbone):
         attention: Literal["auto", "sdpa", "eager"] = "auto",
     ) -> None:
         super().__init__()
+        own = {"vocab_size": vocab_size, "pad_id": pad_id}
+        rules = {
+            "vocab_size": (vocab_size is None or vocab_size > 0, "is a number of tokens, or null"),
+            "pad_id": (pad_id is None or pad_id >= 0, "is the id of a token, or null"),
+        }
+        ranges.check("model.backbone", own, rules)
+        ranges.check_probs("model.backbone", dropout=dropout)
         built = read_config(pretrained, config or {})
-        if vocab_size is not None and pretrained is None and "vocab_size" not in (config or {}):
+        sized = hasattr(built, "vocab_size") and "vocab_size" not in (config or {})
+        if vocab_size is not None and pretrained is None and sized:
             built.vocab_size = vocab_size
         if pad_id is not None and pretrained is None and "pad_token_id" not in (config or {}):
             built.pad_token_id = pad_id
         if dropout is not None:
             set_dropout(built, dropout)
         check(built, attention)
+        if is_decoder(built):
+            built.use_cache = False  # nothing reads keys and values again in training
         options = {"attn_implementation": None if attention == "auto" else attention}
         weights = None if is_restoring() else pretrained
         self.encoder, self._pretrained_head = _build(built, weights, pooling, options)
         self._pretrained = weights
         self._choose_attention, self._varlen = attention == "auto", False
-        self.pooling = pooling
-        if pooling == "default":
-            self.pooling = "mean" if getattr(built, "classifier_pooling", "") == "mean" else "first"
-        self._family_head = pooling == "default" and built.model_type in FAMILY_LAYERS
         self._has_segments = getattr(built, "type_vocab_size", 0) > 1
-        self.dim = built.hidden_size
-        self.vocab_size: int = self.encoder.get_input_embeddings().num_embeddings
+        takes = inspect.signature(self.encoder.forward).parameters
+        self._has_global = "global_attention_mask" in takes
         self.max_length, self._first_position = _positions(self.encoder)
-        self.pad_id: int | None = built.pad_token_id
+        self.pad_id: int | None = getattr(built, "pad_token_id", None)
+        found = probe(self.encoder, self._tokens, self.max_length)
+        for p in found.idle:  # DDP would wait for it
+            p.requires_grad_(False)
+        self.vocab_size, self.dim = found.vocab_size, found.dim
+        self.is_causal = found.causal
+        self.pooling = _pooling(built, self.is_causal) if pooling == "default" else pooling
+        if self.is_causal and pooling == "first":
+            raise ValueError(
+                f"model.backbone.pooling is first, but in a {built.model_type} the first token "
+                "sees none after it, so that all texts would be alike: leave it out, or set it to "
+                "last or mean."
+            )
+        family = built.model_type in FAMILY_LAYERS
+        self._family_head = pooling == "default" and family and not self.is_causal
         if vocab_size is not None and vocab_size > self.vocab_size:
             raise ValueError(
                 f"model.backbone.vocab_size is {vocab_size}, but the weights have only "
@@ -124,9 +153,16 @@ class TextEncoder(Backbone):
             mask = isolated(config, document, self._score_dtype(input_ids.device), offsets)
         if position_ids is not None:
             extra["position_ids"] = position_ids + self._first_position
+        tokens = self._tokens(input_ids, mask, **extra)
+        return Features(tokens, self._pooled(tokens, attention_mask))
+
+    def _tokens(self, input_ids: Tensor, mask: Any, **extra: Any) -> Tensor:
+        if self._has_global:  # as Longformer classifies: the first token attends to all
+            place = torch.arange(input_ids.shape[1], device=input_ids.device)
+            extra["global_attention_mask"] = (place == 0).long().expand_as(input_ids)
         output = self.encoder(input_ids=input_ids, attention_mask=mask, **extra)
         tokens: Tensor = output.last_hidden_state
-        return Features(tokens, self._pooled(tokens, attention_mask))
+        return tokens
 
     def pack(self) -> None:
         """Attend within documents by the kernel for sequences of any lengths, where it serves."""
@@ -149,9 +185,9 @@ class TextEncoder(Backbone):
         if self.pooling == "mean":
             return masked_mean(tokens, attention_mask)
         if self.pooling == "last":
-            place = torch.arange(tokens.shape[1], device=tokens.device)
-            last = (place * attention_mask).argmax(1)
-            return tokens[torch.arange(len(tokens), device=tokens.device), last]
+            rows, size, _ = tokens.shape  # len would make a program for so many rows
+            last = (torch.arange(size, device=tokens.device) * attention_mask).argmax(1)
+            return tokens[torch.arange(rows, device=tokens.device), last]
         return tokens[:, 0]
 
     def example(self, rows: int, size: int) -> dict[str, Tensor]:
@@ -241,8 +277,15 @@ def _build(
 
     options |= {"dtype": torch.float32}  # transformers 5 would take over the checkpoint's
     options |= {"trust_remote_code": False}
+    if len(classes := network_classes(type(config))) > 1 and not config.architectures:
+        config.architectures = [classes[0].__name__]  # Funnel has one that keeps all tokens
     if pretrained is None:
-        encoder = AutoModel.from_config(config, **options)
+        try:
+            encoder = AutoModel.from_config(config, **options)
+        except Exception as error:  # whatever a family throws at sizes that do not go together
+            raise ValueError(
+                f"model.backbone.config builds no {config.model_type}: {reason(error)}."
+            ) from error
         _drop_pooler(encoder)
         return encoder, {}
     parts = FAMILY_LAYERS.get(config.model_type, {}) if pooling == "default" else {}
@@ -266,19 +309,27 @@ def _build(
             f"model.backbone.pretrained {pretrained} lacks {len(lost)} weights of the encoder that "
             f"its config describes, such as {lost[0]}: correct model.backbone.config."
         )
-    # from_pretrained leaves evaluation mode on, and Lightning keeps the mode it finds.
-    return encoder.train(), head
+    return encoder, head
 
 
 def _drop_pooler(encoder: Any) -> None:
     """Leave no parameter without gradient: DDP would wait for it."""
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
+        encoder.pooler = nn.Identity()  # SqueezeBERT calls it unasked
+
+
+def _pooling(config: Any, causal: bool) -> str:
+    """Return what a family's own classifier reads."""
+    if getattr(config, "classifier_pooling", "") in ("mean", "late"):  # ModernBERT, EuroBERT
+        return "mean"
+    return "last" if causal or getattr(config, "summary_type", "") == "last" else "first"  # XLNet
 
 
 def _positions(encoder: Any) -> tuple[int, int]:
     """Return how many positions there are, and the number of the first."""
-    positions = getattr(encoder.config, "max_position_embeddings", sys.maxsize)
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    if positions is None or positions <= 0:  # XLNet says -1
+        return sys.maxsize, 0
     # The RoBERTa family counts positions from the padding id on.
     tables = [m for name, m in encoder.named_modules() if name.endswith("position_embeddings")]
     offsets = [m.padding_idx + 1 for m in tables if getattr(m, "padding_idx", None) is not None]

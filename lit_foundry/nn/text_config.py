@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from textwrap import shorten
 from typing import Any
 
 from lit_foundry.nn.backbone import is_restoring
@@ -68,24 +69,48 @@ def read_config(pretrained: str | None, overrides: dict[str, Any], offline: str 
             )
     # From scratch, the ids of a family's own vocabulary mean nothing; that of padding comes later.
     ids = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
-    own = {key: None for key in ids if pretrained is None and key in cls.__dataclass_fields__}
+    fields = cls.__dataclass_fields__ if pretrained is None else {}
+    own = {key: None for key in ids if key in fields and "None" in str(fields[key].type)}
     entries = own | base | overrides
     entries.pop("model_type", None)
     entries.pop("auto_map", None)  # code that the folder brings, which is never run
-    return cls(**entries)
+    try:
+        return cls(**entries)
+    except Exception as error:  # a type or a combination that the family refuses
+        why = shorten(str(error), 200).rstrip(".")
+        raise ValueError(f"model.backbone.config is no {cls.__name__}: {why}.") from error
 
 
 def knows(cls: Any, key: str) -> bool:
     """Tell whether a config class, or the code of its model, has a use for a key."""
     if key in cls.__dataclass_fields__ or key in cls.attribute_map or hasattr(cls, key):
         return True
-    from transformers import MODEL_MAPPING
-
     # Configs take any key, and models read some that no class declares: position_buckets of
     # DeBERTa-v2, global_rope_theta of ModernBERT.
-    code = "".join(inspect.getsource(sys.modules[c.__module__]) for c in (cls, MODEL_MAPPING[cls]))
+    modules = {c.__module__ for c in (cls, *network_classes(cls))}
+    code = "".join(inspect.getsource(sys.modules[module]) for module in modules)
     name = re.escape(key)
     return re.search(rf"config\.{name}\b|[\"']{name}[\"']", code) is not None
+
+
+def network_classes(config_class: Any) -> tuple[Any, ...]:
+    """Return the networks without head that ``transformers`` has for a config, mostly one."""
+    from transformers import MODEL_MAPPING
+
+    found = MODEL_MAPPING[config_class]
+    return found if isinstance(found, tuple) else (found,)
+
+
+def is_decoder(config: Any) -> bool:
+    """Tell whether a network is causal by its family, or by its config."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    kind = config.model_type
+    masked, causal = MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return (kind in causal and kind not in masked) or getattr(config, "is_decoder", False)
 
 
 def plain_config(config: Any) -> dict[str, Any]:
@@ -106,8 +131,6 @@ def set_dropout(config: Any, dropout: float) -> None:
 
 def check(config: Any, attention: str) -> None:
     """Refuse what would fail later, in words that name no key."""
-    from transformers import MODEL_MAPPING
-
     size = getattr(config, "vocab_size", None)
     if size is None or config.is_encoder_decoder:
         raise ValueError(
@@ -120,7 +143,7 @@ def check(config: Any, attention: str) -> None:
             f"model.backbone.config.pad_token_id is {pad}, outside of the {size} token ids: set it "
             "to the id that the tokenizer pads with."
         )
-    if attention == "sdpa" and not MODEL_MAPPING[type(config)]._supports_sdpa:
+    if attention == "sdpa" and not network_classes(type(config))[0]._supports_sdpa:
         raise ValueError(
             f"model.backbone.attention is sdpa, which transformers lacks for {config.model_type}: "
             "set it to auto or eager."

@@ -28,22 +28,12 @@ class TextDecoder(TextEncoder):
         **encoder: Any,
     ) -> None:
         super().__init__(pretrained, config, pooling=pooling, **encoder)
-        from transformers.models.auto.modeling_auto import (
-            MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-            MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-        )
-
-        built: Any = self.encoder.config
-        kind = built.model_type
-        if (
-            kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-            or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        ):
+        kind = self.encoder.config.model_type
+        if not self.is_causal:  # BERT, and XLNet too: it would see what it is to predict
             raise ValueError(
                 f"model.backbone.config.model_type {kind} is no causal network: take one such as "
                 "gpt2 or llama, or class_path TextEncoder."
             )
-        built.use_cache = False  # nothing reads keys and values again in training
 
     def language_head(self) -> LanguageHead:
         """Build the output layer, or that of the pretrained weights."""

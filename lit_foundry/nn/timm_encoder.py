@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from lit_foundry import ranges
 from lit_foundry.nn.backbone import Features, is_restoring
 from lit_foundry.nn.depth import depth_blocks, of_channels
 from lit_foundry.nn.image import ImageBackbone
@@ -51,7 +52,8 @@ class TimmEncoder(ImageBackbone):
         std: Sequence[float] | None = None,
         drop_path: float | None = None,
     ) -> None:
-        cfg, channels = description(name), in_channels or 3
+        ranges.check_probs("model.backbone", drop_path=drop_path)
+        cfg, channels = description(name), 3 if in_channels is None else in_channels
         sized = cfg["fixed_input_size"]
         super().__init__(
             channels,

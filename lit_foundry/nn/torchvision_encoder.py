@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_foundry import ranges
 from lit_foundry.nn.backbone import Features, is_restoring
 from lit_foundry.nn.depth import depth_blocks, of_channels, replace_first_convolution
 from lit_foundry.nn.heads import LinearHead
@@ -56,7 +57,8 @@ class TorchvisionEncoder(ImageBackbone):
         from lit_foundry.nn import torchvision_networks as networks  # torchvision takes a second
 
         networks.check_name(name)
-        channels = in_channels or 3
+        ranges.check_probs("model.backbone", drop_path=drop_path)
+        channels = 3 if in_channels is None else in_channels
         state = None
         if pretrained is not None and not is_restoring():
             state = networks.read(name, pretrained)

@@ -15,6 +15,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
+from lit_foundry import ranges
 from lit_foundry.metrics import PositiveF1
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.augment import Augment
@@ -81,14 +82,20 @@ class Classification(Task):
                 f"model.num_classes must be at least 2, got {num_classes}; the command line takes "
                 "it from the data, in Python pass data.facts['num_classes']."
             )
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"model.label_smoothing must lie in [0, 1), got {label_smoothing}.")
         if class_weights is not None and len(class_weights) != num_classes:
             raise ValueError(
                 f"model.class_weights has {len(class_weights)} numbers for {num_classes} classes."
             )
-        if focal_gamma < 0:
-            raise ValueError(f"model.focal_gamma is at least 0, got {focal_gamma}.")
+        own = {"label_smoothing": label_smoothing, "class_weights": class_weights}
+        own |= {"focal_gamma": focal_gamma}
+        weights = class_weights or [1.0]
+        rules = {
+            "label_smoothing": (0 <= label_smoothing < 1, "must lie in [0, 1)"),
+            "class_weights": (min(weights) >= 0 < sum(weights), "are at least 0, and not all 0"),
+            "focal_gamma": (focal_gamma >= 0, "is at least 0"),
+        }
+        ranges.check("model", own, rules)
+        ranges.check_probs("model", dropout=dropout)
         kwargs: dict[str, Any] = {"num_classes": num_classes, "validate_args": False}
         accuracy = MulticlassAccuracy(average="micro", **kwargs)
         metrics = {
@@ -102,8 +109,8 @@ class Classification(Task):
         self.backbone = backbone
         self.num_classes = num_classes
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
-        weights = None if class_weights is None else torch.tensor(class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
+        buffer = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", buffer, persistent=False)
         self.head = backbone.classifier(num_classes, dropout)
         self.views: Views | None = None
         if isinstance(backbone, ImageBackbone):

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lit_foundry import ranges
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.lora import add_adapters
 from lit_foundry.nn.membership import module_depths, parameter_depths
@@ -46,9 +47,7 @@ class Lora:
             "alpha": (self.alpha > 0, "is a scale above 0"),
             "dropout": (0 <= self.dropout < 1, "is a probability in [0, 1)"),
         }
-        for key, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"model.finetune.lora.{key} {rule}, got {getattr(self, key)}.")
+        ranges.check("model.finetune.lora", vars(self), rules)
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,7 @@ class Finetune:
             ),
             "batchnorm": (self.batchnorm in ("train", "eval"), "is train or eval"),
         }
-        for key, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"model.finetune.{key} {rule}, got {getattr(self, key)}.")
+        ranges.check("model.finetune", vars(self), rules)
         if self.head_first and self.unfreeze:
             raise ValueError(
                 f"model.finetune.head_first={self.head_first} and model.finetune.unfreeze="

@@ -26,6 +26,8 @@ class Window:
     def add(self, total: Tensor, count: Tensor | int, rows: Tensor | None) -> None:
         """Add a micro-batch: its summed loss, what that sums over, and its samples' rows."""
         weight = torch.zeros_like(total, dtype=torch.float32) + count
+        # A copy: what a loader's worker yields holds a file open.
+        rows = None if rows is None else rows.clone()
         self._parts.append((total.detach().float(), weight, rows))
 
     def reduce(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
