@@ -89,6 +89,12 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("line 3: model.init_args.optim: is empty, but holds keys: name, lr",),
     ),
     "YAML, empty": ("", "# nothing\n", ("overlay.yaml: empty; write its keys",)),
+    "YAML, quotes in a list": (
+        "",
+        "data:\n  init_args:\n    label_names: [no, yes]\n",
+        ("line 3: data.init_args.label_names: must be", "Put each in quotes: YAML takes no for"),
+    ),
+    "quotes in a list": ("--data.label_names [no,yes]", "", ("label_names", "Put each in quotes")),
     "YAML, quotes": ("", "experiment: 3\n", ("line 1: experiment", "Put it in quotes.")),
     "YAML, a merged key": (
         "",

@@ -165,7 +165,7 @@ def cached(folder: Path, packages: Sequence[str] = PACKAGES, limit: int = 1500) 
     key = json.dumps([FORMAT, limit, versions(packages)])
     path = folder / f"docstrings-{_digest(key)[:12]}.json"
     if path.exists():
-        head, _, body = path.read_text("utf-8", errors="replace", encoding="utf-8").partition("\n")
+        head, _, body = path.read_text(encoding="utf-8", errors="replace").partition("\n")
         if head == _digest(key + body):  # else damaged: made again
             rows: Mapping[Split, list[list[str]]] = json.loads(body)
             return {split: [Doc(*row) for row in rows[split]] for split in SPLITS}
@@ -174,7 +174,7 @@ def cached(folder: Path, packages: Sequence[str] = PACKAGES, limit: int = 1500) 
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{uuid4().hex}")  # several processes may write: the last one wins
     try:
-        part.write_text(f"{_digest(key + body)}\n{body}", "utf-8", encoding="utf-8")
+        part.write_text(f"{_digest(key + body)}\n{body}", encoding="utf-8")
         replace(part, path)
     finally:
         part.unlink(missing_ok=True)
