@@ -254,7 +254,7 @@ class Search:
             if str in options and isinstance(node, yaml.ScalarNode) and self.origin != WORDS:
                 hint = " Put it in quotes."
             if item is str and isinstance(node, yaml.SequenceNode):
-                hint = " Put each in quotes, as YAML takes no and yes for false and true."
+                hint = " Put each in quotes: YAML takes no for false, and 1 for a number."
             self.tell(node, key, f"must be {described(want)}, got {got!r}.{hint}")
 
     def file(self, node: yaml.Node, key: str, want: Any) -> bool:

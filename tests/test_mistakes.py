@@ -92,6 +92,12 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("line 3: model.init_args.optim: is empty, but holds keys: name, lr",),
     ),
     "YAML, empty": ("", "# nothing\n", ("overlay.yaml: empty; write its keys",)),
+    "YAML, quotes in a list": (
+        "",
+        "data:\n  init_args:\n    label_names: [no, yes]\n",
+        ("line 3: data.init_args.label_names: must be", "Put each in quotes: YAML takes no for"),
+    ),
+    "quotes in a list": ("--data.label_names [no,yes]", "", ("label_names", "Put each in quotes")),
     "YAML, quotes": ("", "experiment: 3\n", ("line 1: experiment", "Put it in quotes.")),
     "YAML, a merged key": (
         "",
@@ -101,7 +107,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "YAML, a list for a key": ("", "? [a, b]\n: 2\n", ("line 1", "a config takes no '[a, b]'")),
     "YAML, a list for a class": ("", "data: {class_path: [a]}\n", ("data: has to name a class",)),
     "YAML, a list": ("", "model: [a]\n", ("line 1: model: must be a Task (class_path, init",)),
-    "YAML, quotes in a list": (
+    "YAML, quotes around one of a list": (
         "",
         "data:\n  init_args:\n    label_names: [no, 'yes', 3]\n",
         ("line 3: data.init_args.label_names: must be [a text", "Put each in quotes"),

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lit_foundry.data import DataError, TextFiles, TrainTokenizer
 from lit_foundry.data.labels import check_labels, in_order, stratified, stratified_sample
@@ -50,6 +52,46 @@ def test_facts_state_what_a_network_must_agree_with(tmp_path: Path, train: str) 
     }
     assert 100 > len(data.tokenizer) > 5
     assert data.labels == ["no", "yes"]
+
+
+@pytest.fixture(scope="module")
+def unframed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write a tokenizer that frames nothing, as GPT-2's."""
+    folder = tmp_path_factory.mktemp("unframed")
+    backend = Tokenizer(models.WordLevel({"<|end|>": 0, "[UNK]": 1, "rain": 2}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"eos_token": "<|end|>", "pad_token": "<|end|>", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_text_without_a_token_is_one_that_ends_a_text(tmp_path: Path, unframed: str) -> None:
+    rows = [["rain rain", "a"], ["", "a"], ["", "b"], ["rain", "b"]] * 8
+    train, val = write(tmp_path / "train.csv", rows), write(tmp_path / "val.csv", rows)
+    for size in ({"batch_size": 4}, {"batch_size": None, "batch_tokens": 8}):
+        data = TextFiles(unframed, train, val=val, max_length=8, cache=tmp_path, **size)
+        dataset = data.load("train")
+        assert sorted(set(dataset.lengths.tolist())) == [1, 2]
+        seen = [row for batch in data.train_dataloader() for row in batch["index"].tolist()]
+        assert sorted(seen) == list(range(32))
+        alone = dataset[[1, 5]]
+        assert alone["input_ids"].tolist() == [[0], [0]]
+        assert alone["attention_mask"].all()
+    [alone], [among] = (list(data.batches(texts, 64)) for texts in ([""], ["", "rain rain"]))
+    row = among["index"].tolist().index(0)
+    for batch, at in ((alone, 0), (among, row)):
+        mask = batch["attention_mask"][at]
+        assert batch["input_ids"][at][mask].tolist() == [0]
+
+
+def test_an_exported_tokenizer_pads_as_training_did(tmp_path: Path, unframed: str) -> None:
+    data = TextFiles(unframed, "none", cache=tmp_path)
+    data.tokenizer.padding_side = data.tokenizer.init_kwargs["padding_side"] = "left"
+    sides = {}
+    for goes_on in (False, True):
+        data.save_preprocessor(tmp_path / str(goes_on), ["input_ids", "attention_mask"], goes_on)
+        sides[goes_on] = AutoTokenizer.from_pretrained(tmp_path / str(goes_on)).padding_side
+    assert sides == {False: "right", True: "left"}  # generation goes on at the right
 
 
 def test_batches_hold_texts_labels_and_rows(tmp_path: Path, train: str) -> None:
