@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from lit_foundry.checkpoint import read_checkpoint, recoveries, step_of
 from lit_foundry.cli import main
 from lit_foundry.signals import HANDLER, Stopped, leave_signals_to_main
+from tests.conftest import REPO
 from tests.test_resume import assert_same, end_of, fit
 
 # By hook and its call. 27 micro-steps an epoch, three of which are a step; validations after
@@ -101,6 +104,23 @@ def test_ranks_agree_on_a_signal_to_any_of_them(tiny: Path) -> None:
         assert recoveries(tiny.parent / "runs" / name / "1" / "checkpoints"), name
         assert fit(tiny, name, None, *ddp, "--resume", "required", ranks=2) == 0, name
         compare(tiny, name)
+
+
+@pytest.mark.slow
+def test_a_signal_to_a_rank_that_another_launched_stops_both(tiny: Path) -> None:
+    overlay = str(REPO / "configs" / "trainer" / "ddp.yaml")
+    config = ["--config", str(tiny), "--config", overlay, "--trainer.accelerator=cpu"]
+    send = words("on_after_backward", 7, rank=1)
+    command = [sys.executable, "-m", "lit_foundry", "fit", *config, *send]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", timeout=300
+    )
+    assert done.returncode == 143, done.stderr[-3000:]
+    *_, saved, how = done.stderr.splitlines()
+    assert saved.startswith("SIGTERM: stopped; the run is saved in ")
+    assert how.startswith("To go on: python -m lit_foundry fit ")
+    assert list((tiny.parent / "runs").rglob("recovery-*.ckpt"))
 
 
 @pytest.mark.slow
