@@ -81,7 +81,7 @@ class LengthGroupedBatches(DistributedSampler[list[int]]):
         self.lengths, self.rank, self.world_size = lengths, rank, world_size
         self.shuffle, self.seed, self.epoch = shuffle, seed, epoch
         self._resumed = (epoch, start)
-        self._levels = -(-np.maximum(lengths, 1) // LENGTH_STEP) * LENGTH_STEP
+        self._levels: Ints = -(-np.maximum(lengths, 1) // LENGTH_STEP) * LENGTH_STEP
         self.accumulate = accumulation(batch_tokens or batch_size or 1, micro_batch, world_size)
         share = self.accumulate * world_size
         if batch_tokens is not None:

@@ -116,8 +116,8 @@ class Template:
                 "set one with tokenizer.pad_token = ... and save_pretrained(folder)."
             )
         self.pad_id = int(tokenizer.pad_token_id)
-        ends = tokenizer.bos_token_id, tokenizer.eos_token_id, self.pad_id
-        self.empty_id = int(next(token for token in ends if token is not None))
+        begins_or_ends = tokenizer.bos_token_id, tokenizer.eos_token_id, self.pad_id
+        self.empty_id = int(next(token for token in begins_or_ends if token is not None))
         framed = tokenizer(*["a"] * (1 + pair), return_token_type_ids=True)
         ids, types, owners = framed["input_ids"], framed["token_type_ids"], framed.sequence_ids()
         # A marker may have several tokens, as in "_", "a": only the owners tell them apart.

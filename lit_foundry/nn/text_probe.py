@@ -94,8 +94,9 @@ def reason(error: Exception) -> str:
 
 def _reached(output: Tensor) -> set[int]:
     """Return the ids of what an output has a gradient for."""
-    nodes, found = [output.grad_fn], set()
+    nodes: list[Any] = [output.grad_fn]
     seen: set[Any] = {None}
+    found: set[int] = set()
     while nodes:
         if (node := nodes.pop()) not in seen:
             seen.add(node)
