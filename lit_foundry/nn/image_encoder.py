@@ -168,8 +168,6 @@ def check(config: Any) -> None:
 
 def set_drop_path(config: Any, prob: float) -> None:
     """Set the family's stochastic depth."""
-    if not 0 <= prob < 1:
-        raise ValueError(f"model.backbone.drop_path is a probability in [0, 1), got {prob}.")
     if not knows(type(config), "drop_path_rate"):
         raise ValueError(
             f"model.backbone.drop_path: {config.model_type} has no branches to skip in "

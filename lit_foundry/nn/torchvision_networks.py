@@ -183,8 +183,6 @@ class ResidualBlock(nn.Module):
 
 def drop_branches(network: nn.Module, prob: float, name: str) -> None:
     """Skip residual branches in training, with a probability that rises to ``prob``."""
-    if not 0 <= prob < 1:
-        raise ValueError(f"model.backbone.drop_path is a probability in [0, 1), got {prob}.")
     depths = [m for m in network.modules() if isinstance(m, StochasticDepth)]
     if depths:
         most = max(m.p for m in depths)
