@@ -113,8 +113,7 @@ def check_output(output: Path, inputs: Any, inside: bool = False) -> None:
     Args:
         output: What ``--output`` names.
         inputs: Files and folders, or recipes that name some.
-        inside: Refuse a place in one of the folders too, where it would be read the next time;
-            in the current folder, only what is there already.
+        inside: Refuse what is there already in one of the folders too.
 
     Raises:
         ValueError: If ``output`` is one of the inputs, holds one, or lies in one.
@@ -126,15 +125,11 @@ def check_output(output: Path, inputs: Any, inside: bool = False) -> None:
             how = "is"
         elif whole.is_relative_to(place):
             how = "holds"
-        elif inside and place.is_relative_to(whole) and (output.exists() or not _is_here(whole)):
+        elif inside and place.is_relative_to(whole) and output.exists():
             how = "lies in"
         else:
             continue
         raise ValueError(f"--output {output} {how} {path}, which is an input: name another place.")
-
-
-def _is_here(folder: Path) -> bool:
-    return Path.cwd().is_relative_to(folder)
 
 
 def _paths(value: Any, key: str = "input") -> Iterator[Path]:

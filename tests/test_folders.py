@@ -238,4 +238,4 @@ def test_an_image_that_exceeds_the_memory_is_bad(
 
     monkeypatch.setattr(PngImageFile, "load", exhausted)
     with pytest.raises(DataError, match=r"dog/001.png: takes more memory than there is. .*bad_ima"):
-        ImageFolder(str(pets)).load("train")
+        ImageFolder(str(pets), cache_dir=pets.parent / "cache").load("train")

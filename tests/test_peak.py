@@ -64,7 +64,7 @@ def test_a_known_gpu_has_the_rate_of_its_datasheet(
     ("kind", "options", "want"),
     [
         ("modernbert", {"global_attn_every_n_layers": 3, "local_attention": 8}, [32, 9, 9]),
-        ("mistral", {"sliding_window": 8}, [8, 8, 8]),
+        ("mistral", {"sliding_window": 8, "num_key_value_heads": 1}, [8, 8, 8]),
         ("bert", {}, [32, 32, 32]),
     ],
 )

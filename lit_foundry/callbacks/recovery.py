@@ -79,8 +79,8 @@ class Recovery(Checkpoint):
                 launcher.kill(signal.SIGKILL)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return whether the validation of this step is still to come."""
-        return {"owes_validation": self._owes_validation}
+        """Return that the validation of this step is still to come, if so."""
+        return {"owes_validation": True} if self._owes_validation else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember whether a validation is owed."""

@@ -43,6 +43,9 @@ def probe(encoder: Any, tokens: Callable[[Tensor, Tensor], Tensor], max_length: 
         ValueError: If it is none that takes tokens alone and gives each text features of its own,
             whatever padding comes after it.
     """
+    if encoder.device.type == "meta":  # without weights there is nothing to try
+        vocab_size = len(encoder.get_input_embeddings().weight)
+        return Probed(vocab_size, encoder.config.hidden_size, is_decoder(encoder.config), [])
     pad = getattr(encoder.config, "pad_token_id", None) or 0
     size = max(1, min(TOKENS, max_length // 2))
     encoder.eval()
