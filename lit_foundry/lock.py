@@ -7,7 +7,7 @@ import platform
 from contextlib import suppress
 from pathlib import Path
 
-from lit_foundry.checkpoint import CheckpointError
+from lit_foundry.recipe import CheckpointError
 
 _LOCKS: dict[Path, int] = {}  # open files by run folder, held until the process ends
 
