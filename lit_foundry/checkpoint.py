@@ -25,6 +25,10 @@ FORMAT = 1  # of checkpoints; a higher one is of a later lit_foundry
 MANIFEST = "lit_foundry.json"  # what an exported folder says of itself
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint is not what was written, or not there."""
+
+
 class VerifiedCheckpointIO(TorchCheckpointIO):
     """Saves a checkpoint such that a crash leaves the old file or the new one, never a part.
 
@@ -69,12 +73,12 @@ def _digest(path: Path) -> str:
 
 
 def verify(path: Path) -> None:
-    """Raise CheckpointError if a checkpoint is missing, or does not match its checksum.
+    """Raise DamagedError if a checkpoint is missing, or does not match its checksum.
 
     Without a checksum file, or with a torn one, those of the archive's members are tested.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} is no checkpoint file; runs/<experiment>/<n>/ holds them.")
+        raise DamagedError(f"{path} is no checkpoint file; runs/<experiment>/<n>/ holds them.")
     size = path.stat().st_size
     try:
         told = json.loads(_sums(path).read_text(encoding="utf-8"))
@@ -83,7 +87,7 @@ def verify(path: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         whole, why = _members_are_whole(path), "the checksums in the archive do not match"
     if not whole:
-        raise CheckpointError(f"{path} is damaged: {why}. Use another checkpoint of the run.")
+        raise DamagedError(f"{path} is damaged: {why}. Use another checkpoint of the run.")
 
 
 def _members_are_whole(path: Path) -> bool:
@@ -93,7 +97,7 @@ def _members_are_whole(path: Path) -> bool:
             return True  # that is for torch.load to say
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError):
+    except Exception:  # a flipped bit makes it encrypted, compressed otherwise, and so on
         return False
 
 
@@ -108,9 +112,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         ours = checkpoint.get("lit_foundry") or {}
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # torch raises many kinds for a torn zip file
         reason = shorten(f"{type(error).__name__}: {error}", 160)
-        raise CheckpointError(
+        raise DamagedError(
             f"{path} cannot be read ({reason}). It is truncated, or no checkpoint of lit_foundry; "
             "use another one."
         ) from error
@@ -138,7 +144,7 @@ def newest(folder: Path) -> Path | None:
     for path in recoveries(folder):
         try:
             read_checkpoint(path)
-        except CheckpointError as error:
+        except DamagedError as error:
             warnings.warn(str(error), stacklevel=2)
         else:
             return path

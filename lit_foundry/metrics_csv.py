@@ -4,6 +4,7 @@ import csv
 import logging
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ class MetricsCSV(Logger):
         """Bring the file up to date on the disk, where a loss of power does not reach it."""
         self.save()
         if self._end:
-            sync(self.path)
+            with suppress(OSError):  # the rows are in memory too
+                sync(self.path)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -70,8 +71,9 @@ class RunFolder:
             CheckpointError: If a resume is required and there is nothing to resume, if all
                 checkpoints to resume from are damaged, or if another process writes to the run.
         """
-        # Children that a DDP launcher starts must not open runs of their own.
-        is_child = int(os.environ.get("LOCAL_RANK", "0")) > 0
+        # Of all ranks, one opens runs and writes to them. Lightning's launcher hands its own on.
+        rank = _get_rank() or int(os.environ.get("NODE_RANK", "0"))
+        is_child = rank > 0
         if is_child and (inherited := os.environ.get("LIT_FOUNDRY_RUN")):
             ckpt = os.environ.get("LIT_FOUNDRY_RESUMED")
             return cls(Path(inherited), Path(ckpt) if ckpt else None, **cadence)
@@ -80,9 +82,11 @@ class RunFolder:
         # One that failed before its first step left no config.yaml, and is no run to continue.
         begun = [n for n in numbers if (folder / str(n) / "config.yaml").exists()]
         last = folder / str(begun[-1]) if begun else None
+        finished = last is not None and (last / "summary.json").exists()
+        writes = not is_child and not (finished and resume == "auto")
         run = None
         if resume != "never":
-            run = cls._continued(last, not is_child, **cadence) if last else None
+            run = cls._continued(last, writes, **cadence) if last else None
             if run is None and resume == "required":
                 where = last / "checkpoints" if last else folder
                 raise CheckpointError(
@@ -93,7 +97,8 @@ class RunFolder:
         if run is None:
             run = cls(_new_folder(folder, numbers, make=not is_child), **cadence)
         if not is_child:
-            lock(run.path)
+            if writes or anew:
+                lock(run.path)
             if resume != "never":
                 print(run._origin(last if anew else None))
             os.environ["LIT_FOUNDRY_RUN"] = str(run.path)

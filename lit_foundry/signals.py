@@ -75,10 +75,10 @@ class SignalHandler:
         """Remember a signal, or stop."""
         if os.getpid() != self._owner:
             return  # a forked loader worker: the main process decides
-        if self.received:
-            if signum == signal.SIGINT:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
-                raise KeyboardInterrupt
+        if self.received and signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            raise KeyboardInterrupt
+        if self.received and self.waits:
             return
         self.received = signum
         if not self.waits:
@@ -93,7 +93,8 @@ HANDLER = SignalHandler()  # signals come to a process
 def leave_signals_to_main(worker: int) -> None:
     """Let a loader worker live through what is sent to its whole group: the run needs it to save.
 
-    A second SIGTERM ends it, as those come that torch sends to a worker that hangs.
+    A second SIGTERM ends it, as those come that torch sends to a worker that hangs; in C code it
+    ends no sooner than that does.
     """
     for signum in OBEYED:
         signal.signal(signum, signal.SIG_IGN)

@@ -43,7 +43,7 @@ def test_a_monitor_of_what_is_never_logged_is_told_before_the_first_step(tmp_pat
 
 
 def test_monitors_of_what_is_logged_pass(tmp_path: Path) -> None:
-    watching = EarlyStopping("val/acc"), ModelCheckpoint(tmp_path / "c", monitor="train/loss")
+    watching = EarlyStopping("val/acc"), ModelCheckpoint(tmp_path / "c", monitor="step")
     options = {"num_sanity_val_steps": 1, "enable_checkpointing": True}
     fit = trainer(*watching, Compatibility(), **options)
     fit.fit(task(), data(tmp_path))

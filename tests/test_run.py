@@ -131,7 +131,8 @@ def test_a_resumed_run_keeps_all_rows_but_those_that_a_crash_tore(
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("LIT_FOUNDRY_RUN", "LIT_FOUNDRY_RESUMED", "LOCAL_RANK"):
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    for name in ("LIT_FOUNDRY_RUN", "LIT_FOUNDRY_RESUMED", *ranks):
         monkeypatch.setenv(name, "")  # so that what a run sets is undone
         monkeypatch.delenv(name)
     return tmp_path / "runs"
@@ -241,6 +242,28 @@ def test_children_of_a_resumed_run_resume_it_too(
     monkeypatch.setenv("LOCAL_RANK", "1")
     child = RunFolder.start("mine", root, "auto")
     assert (child.path, child.ckpt_path) == (run.path, path)
+
+
+@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID", "NODE_RANK"])
+def test_ranks_of_other_launchers_resume_the_run_that_the_first_has_locked(
+    root: Path, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(root)
+    path = save(run, 5)
+    monkeypatch.delenv("LIT_FOUNDRY_RUN")
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr("lit_foundry.run.lock", lambda path: pytest.fail("a rank took the lock"))
+    assert RunFolder.start("mine", root, "required").ckpt_path == path
+
+
+def test_a_checkpoint_of_a_later_format_is_not_passed_over_for_an_older_one(root: Path) -> None:
+    run = begun(root)
+    save(run, 5)
+    later = run.checkpoints / "recovery-6.ckpt"
+    VerifiedCheckpointIO().save_checkpoint({"lit_foundry": {"format": 99}}, later)
+    with pytest.raises(CheckpointError, match="format 99"):
+        RunFolder.start("mine", root, "auto")
+    assert later.exists()
 
 
 LOCKED = """

@@ -199,3 +199,35 @@ def test_a_loader_worker_lives_through_what_its_group_is_sent() -> None:
             os.kill(os.getpid(), signum)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "limits"),
+    [
+        # Of a run whose limit lies inside an epoch, the last step is followed by its end at once.
+        (("on_train_batch_start", 14), ["--trainer.max_steps=5", "--trainer.max_epochs=-1"]),
+        (("on_train_batch_start", 11), ["--trainer.max_steps=4", "--trainer.max_epochs=-1"]),
+        # The validation that is owed is that of an epoch's last step.
+        (("on_validation_start", 1), ["--trainer.val_check_interval=1.0"]),
+        (("on_train_batch_end", 26), ["--trainer.val_check_interval=1.0"]),
+    ],
+)
+def test_a_signal_at_an_end_loses_nothing(
+    place: tuple[str, int], limits: list[str], tiny: Path
+) -> None:
+    assert fit(tiny, "whole", None, *limits) == 0
+    assert fit(tiny, "ended", None, *words(*place), *limits) == 143
+    assert fit(tiny, "ended", None, *limits, "--resume", "auto") == 0
+    compare(tiny, "ended")
+    [last] = recoveries(tiny.parent / "runs" / "ended" / "1" / "checkpoints")
+    assert "Recovery" not in read_checkpoint(last)["callbacks"], "a validation is still owed"
+
+
+def test_a_signal_after_the_last_step_names_what_is_saved(
+    tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(tiny), "--trainer.max_epochs=1", *words("on_fit_end", 0)])
+    assert stopped.value.code == 143
+    assert "the run is saved in" in capfd.readouterr().err

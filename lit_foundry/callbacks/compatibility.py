@@ -38,7 +38,7 @@ class Compatibility(Callback):
         """Look for what callbacks monitor among what the trial validation has just logged.
 
         Raises:
-            ValueError: If one is missing.
+            ValueError: If one is missing, and like another.
         """
         if not trainer.sanity_checking:
             return
@@ -47,9 +47,9 @@ class Compatibility(Callback):
             monitor = getattr(callback, "monitor", None)
             if not monitor or monitor in logged or monitor.startswith(LOGGED_IN_TRAINING):
                 continue
-            [like] = get_close_matches(monitor.replace("_", "/", 1), logged, n=1) or [None]
-            meant = f"Did you mean {like}? " if like else ""
-            raise ValueError(
-                f"trainer.callbacks: {type(callback).__name__} monitors {monitor}, which no "
-                f"validation logs. {meant}There are {', '.join(logged)}."
-            )
+            # What is like none of them may be logged in training by a task of the user.
+            for like in get_close_matches(monitor.replace("_", "/", 1), logged, n=1):
+                raise ValueError(
+                    f"trainer.callbacks: {type(callback).__name__} monitors {monitor}, which no "
+                    f"validation logs. Did you mean {like}? There are {', '.join(logged)}."
+                )

@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from lit_foundry.checkpoint import VerifiedCheckpointIO, recoveries
@@ -51,6 +52,7 @@ class Recovery(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make every checkpoint of the run a verified one, and take over the signals."""
         trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
+        self._owes_validation = False
         if not self._handles:
             HANDLER.__enter__()
             self._handles = True
@@ -69,12 +71,13 @@ class Recovery(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Hand the signals back; take along the ranks that would wait for this one for ever."""
-        HANDLER.waits = False
+        HANDLER.waits = True  # what comes now finds a process that is about to end
         self._hand_back()
         launcher = trainer.strategy.launcher
         if isinstance(exception, Stopped) and exception.saved is None:
-            if trainer.ckpt_path:  # not one step since
-                exception.keep(Path(trainer.ckpt_path))
+            if trainer.state.fn == "fit":
+                found = (self._path(trainer), Path(trainer.ckpt_path or ""))
+                exception.keep(next((path for path in found if path.is_file()), None))
             if isinstance(launcher, _SubprocessScriptLauncher):
                 launcher.kill(signal.SIGKILL)
 
@@ -87,31 +90,19 @@ class Recovery(Checkpoint):
         self._owes_validation = bool(state_dict["owes_validation"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting; make up for a validation that a signal cut off."""
+        """Start counting; let the epoch loop make up for a validation that a signal cut off."""
         self._saved_step = self._seen_step = trainer.global_step
         self._saved_time = time.monotonic()
         self._is_first = trainer.global_step == 0
         self._signal = 0
         HANDLER.waits = True
         if self._owes_validation:
-            self._validate(trainer)
-            self._owes_validation = False
-
-    @staticmethod
-    def _validate(trainer: Trainer) -> None:
-        """Validate as the epoch loop does, which then goes past the batch that it came after."""
-        loop, connector = trainer.fit_loop.epoch_loop, trainer._logger_connector
-        first = connector._first_loop_iter
-        trainer.validating = True
-        loop.val_loop.restarting = False
-        loop.val_loop.run()
-        loop.val_loop._has_run = False  # else the loop would think itself done
-        trainer.training = True
-        connector._first_loop_iter = first
-        fetcher = trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        if not loop._should_check_val_fx(fetcher):  # due by the clock, then and not now
-            loop._batches_that_stepped += 1
+            validation = trainer.fit_loop.epoch_loop.val_loop
+            validation.restarting = False  # from its first batch
+            validation._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+            # Due by the clock, then and not now.
+            trainer._last_val_time = float("-inf")  # type: ignore[attr-defined]
+            self._saved_step = -1  # what is on disk still owes it
 
     def _due(self, trainer: Trainer, late_after: float | None = None) -> bool:
         """Agree whether to save now: ranks that decide apart would wait for each other for ever.
@@ -148,7 +139,7 @@ class Recovery(Checkpoint):
         """Save after an optimizer step, before a validation only if a signal asks for it."""
         if trainer.global_step == self._seen_step:
             return  # inside an accumulation window
-        self._seen_step = trainer.global_step
+        self._seen_step, self._owes_validation = trainer.global_step, False
         loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
         assert fetcher is not None
         due, validates = self._due(trainer), loop._should_check_val_fx(fetcher)
@@ -160,8 +151,9 @@ class Recovery(Checkpoint):
 
     @staticmethod
     def _is_over(trainer: Trainer) -> bool:
-        """Tell whether the resumed run would not enter the epoch again, hence not validate."""
-        return 0 < trainer.max_steps <= trainer.global_step
+        """Tell whether a resumed run would not enter the epoch again; it is about to be closed."""
+        stops = trainer.should_stop and trainer.fit_loop._can_stop_early
+        return stops or 0 < trainer.max_steps <= trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember how far earlier validations came."""
@@ -201,16 +193,17 @@ class Recovery(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after a validation inside an epoch."""
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if fitting and not last and not self._owes_validation:
-            self._settle(trainer, self._due(trainer))
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._owes_validation = False
+            if not last:
+                self._settle(trainer, self._due(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save at the end of an epoch, and of the last one in any case."""
         epochs = trainer.max_epochs or -1
         final = 0 < epochs <= trainer.current_epoch + 1
         due = self._due(trainer, late_after=self._cost / MOST_OF_TIME)
-        self._settle(trainer, due or (final and trainer.global_step != self._saved_step))
+        self._settle(trainer, due or (final and trainer.global_step != self._saved_step), over=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let a signal stop the process at once, as all is saved."""
@@ -220,11 +213,19 @@ class Recovery(Checkpoint):
         """Keep one checkpoint of a run that has ended."""
         self._keep(trainer, 1)
 
-    def _settle(self, trainer: Trainer, due: bool) -> None:
-        """Save if that is due, then stop if a signal asked for it."""
+    def _settle(self, trainer: Trainer, due: bool, over: bool = False) -> None:
+        """Save if that is due, then stop if a signal asked for it.
+
+        Args:
+            trainer: At a boundary of optimizer steps.
+            due: Whether to save.
+            over: Whether the epoch is; the last one is closed first.
+        """
         if due:
             self._save(trainer)
-        if self._signal:
+        if self._signal and (over or not self._is_over(trainer)):
+            if not due:  # an epoch's row comes after the checkpoint that a limit inside of it made
+                flush_metrics(trainer)
             stopped = Stopped(self._signal, self._path(trainer))
             environment = getattr(trainer.strategy, "cluster_environment", None)
             if isinstance(environment, LightningEnvironment) and trainer.local_rank:
@@ -253,8 +254,12 @@ def use_own_signals(trainer: Trainer) -> None:
 
     It also asks all ranks before each micro-batch whether one was told to stop.
     """
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+
+def _nothing() -> None:
+    """Do nothing; unlike a lambda, it can be pickled."""
 
 
 def flush_metrics(trainer: Trainer) -> None:
