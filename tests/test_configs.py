@@ -61,6 +61,9 @@ NEEDS = {
     **dict.fromkeys(CIFAR10, TINY_IMAGES),
     "digits": TINY_IMAGES,
 }
+# Their networks take half a minute and more on two cores.
+LARGE = {"cifar10_airbench95", "cifar10_airbench96", "mlm_imdb_gpu", "mlm_imdb_gpu_finetune"}
+LARGE |= {"shakespeare_gpu"}
 IMAGES = (*CIFAR10, "digits", "resnet50_imagefolder")
 # What pretrains reads any text.
 PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "mlm_imdb_gpu"}
@@ -95,7 +98,13 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:.*has no language head")  # nor does a sentence encoder
-@pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LARGE))
+        for path in EXPERIMENTS
+    ],
+)
 def test_experiment_fits_and_tests(
     config: Path, imdb: Path, cifar10: Path, image_folder: Path, tmp_path: Path
 ) -> None:
