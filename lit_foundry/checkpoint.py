@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lit_foundry.atomic import replacing
 from lit_foundry.nn import restoring
 from lit_foundry.recipe import CheckpointError as CheckpointError
-from lit_foundry.recipe import check_classes, installed_modules_only
+from lit_foundry.recipe import check_classes, installed_modules_only, renewed
 
 FORMAT = 1  # of checkpoints; a higher one is of a later lit_foundry
 MANIFEST = "lit_foundry.json"  # what an exported folder says of itself
@@ -125,6 +125,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} has format {format} and was written by lit_foundry {ours.get('version')}; "
             f"this one reads up to format {FORMAT}: update lit_foundry."
         )
+    if ours:
+        checkpoint["lit_foundry"] = renewed(ours)
     return checkpoint
 
 
@@ -184,6 +186,7 @@ def parsed(
     recipe: Mapping[str, Any], base: type, named: Collection[str] = ()
 ) -> tuple[ArgumentParser, Namespace]:
     """Parse a recipe, and import nothing for it but what ``check_classes`` allows."""
+    recipe = renewed(recipe)
     check_classes(recipe, named)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "object", required=True)

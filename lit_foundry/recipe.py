@@ -41,9 +41,35 @@ class Recorded:
         Raises:
             TypeError: If an argument has no plain form; the message names it.
         """
-        cls = type(self)
         args = {name: plain(value, name) for name, value in self.__dict__["_init_args"].items()}
-        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": args}
+        return {"class_path": public_path(type(self)), "init_args": args}
+
+
+def public_path(cls: type) -> str:
+    """Return the shortest path by which a class is imported, which outlives its file's moves."""
+    parents = cls.__module__.split(".")
+    for end in range(1, len(parents)):
+        package = ".".join(parents[:end])
+        if getattr(sys.modules[package], cls.__qualname__, None) is cls:
+            return f"{package}.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def renewed(recipe: Any) -> Any:
+    """Return a recipe, or a part of one, with the public paths of our classes.
+
+    Earlier ones named the file of a class, which may have moved since.
+    """
+    if isinstance(recipe, list):
+        return [renewed(part) for part in recipe]
+    if not isinstance(recipe, Mapping):
+        return recipe
+    new = {key: renewed(part) for key, part in recipe.items()}
+    path = str(new.get("class_path"))
+    name = path.rpartition(".")[2]
+    if path.startswith(f"{__package__}.") and name in sys.modules[__package__].__all__:
+        new["class_path"] = f"{__package__}.{name}"
+    return new
 
 
 def plain(value: Any, name: str = "value") -> Any:

@@ -13,9 +13,13 @@ import torch
 import yaml
 from torch import nn
 
+import lit_foundry
 from lit_foundry.checkpoint import build
+from lit_foundry.cli import main
 from lit_foundry.data import Docstrings, IMDb, TextData, TextFiles, TrainTokenizer
-from lit_foundry.recipe import Recorded, differences, plain
+from lit_foundry.export import export
+from lit_foundry.inference import load
+from lit_foundry.recipe import Recorded, differences, plain, public_path, renewed
 
 
 @dataclass(frozen=True)
@@ -188,3 +192,59 @@ def test_a_recipe_builds_the_data_that_it_was_taken_from(
 def test_a_recipe_of_another_type_is_refused() -> None:
     with pytest.raises(Exception, match="IMDb"):
         build(IMDb("t").recipe(), nn.Module)
+
+
+# The files of public classes when recipes still named those.
+FORMER = {
+    "lit_foundry.nn": "airbench.Airbench image_encoder.ImageEncoder resnet9.ResNet9 "
+    "text.TextEncoder text_decoder.TextDecoder timm_encoder.TimmEncoder "
+    "torchvision_encoder.TorchvisionEncoder",
+    "lit_foundry.data": "cifar10.CIFAR10 cifar100.CIFAR100 corpus.Corpus digits.Digits "
+    "docstrings.Docstrings image_files.ImageFiles image_folder.ImageFolder imdb.IMDb "
+    "text_files.TextFiles",
+    "lit_foundry.tasks": "causal_lm.CausalLM classification.Classification masked_lm.MaskedLM",
+}
+
+
+@pytest.mark.parametrize(
+    "path", [f"{room}.{path}" for room, paths in FORMER.items() for path in paths.split()]
+)
+def test_a_former_path_stands_for_the_public_one(path: str) -> None:
+    name = path.rpartition(".")[2]
+    old = {"data": [{"class_path": path, "init_args": {"backbone": {"class_path": path}}}]}
+    assert renewed(old) == {
+        "data": [
+            {
+                "class_path": f"lit_foundry.{name}",
+                "init_args": {"backbone": {"class_path": f"lit_foundry.{name}"}},
+            }
+        ]
+    }
+    assert public_path(getattr(lit_foundry, name)) == f"lit_foundry.{name}"
+
+
+@pytest.mark.parametrize("path", ["lit_foundry_extra.IMDb", "my.IMDb", "IMDb", "lit_foundry.x.Own"])
+def test_the_path_of_another_class_stays(path: str) -> None:
+    assert renewed({"class_path": path}) == {"class_path": path}
+
+
+def test_a_checkpoint_that_names_files_of_classes_loads(tiny: Path) -> None:
+    run = main(["fit", "--config", str(tiny), "--trainer.max_epochs", "1"]).run.path
+    path = run / "checkpoints" / "best.ckpt"
+    scores = main(["test", "--ckpt_path", str(path)]).trainer.callback_metrics
+    now = torch.load(path, weights_only=True)
+    ours = {key: now["lit_foundry"].pop(key) for key in ("model", "data")}
+    text = yaml.safe_dump(ours)
+    for room, paths in FORMER.items():
+        for former in paths.split():
+            name = former.rpartition(".")[2]
+            text = text.replace(f"lit_foundry.{name}\n", f"{room}.{former}\n")
+    assert text.count("lit_foundry.nn.text.TextEncoder") == 1
+    now["lit_foundry"] |= yaml.safe_load(text)
+    old = run / "checkpoints" / "old.ckpt"
+    torch.save(now, old)
+    assert main(["test", "--ckpt_path", str(old)]).trainer.callback_metrics == scores
+    export(old, "safetensors", run / "export")
+    assert load(run / "export").predict("a bright plot").probs.equal(
+        load(path).predict("a bright plot").probs
+    )
