@@ -44,6 +44,7 @@ _HOME = {
     "load_data": "lit_foundry.checkpoint",
     "load_task": "lit_foundry.checkpoint",
     "main": "lit_foundry.cli",
+    "run_callbacks": "lit_foundry.callbacks",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -25,7 +25,7 @@ import lit_foundry.data
 import lit_foundry.nn  # noqa: F401
 from lit_foundry import devices, ranges
 from lit_foundry.arguments import class_help, classes_written, fill_facts, has_gaps
-from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord
+from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord, run_callbacks
 from lit_foundry.callbacks.recovery import use_own_signals
 from lit_foundry.checkpoint import (
     CheckpointError,
@@ -303,7 +303,7 @@ class FoundryCLI(LightningCLI):
         fresh = config.clone()
         fresh.ckpt_path, fresh.resume, fresh.experiment = None, "never", self.experiment
         dump = self._parser("fit").dump(fresh, skip_unset=False)
-        extra = [*self.run.callbacks(self.model, dump), ProgressBar()]
+        extra = [*run_callbacks(self.run, self.model, dump), ProgressBar()]
         return self._trainer_with(extra, logger=self._loggers())
 
     def _loggers(self) -> Any:

@@ -1,22 +1,26 @@
 """A run as its folder tells of it afterwards, read without torch."""
 
+import csv
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from lit_foundry import plots
 from lit_foundry.predictions import Predictions
 
 COMMAND = "python -m lit_foundry"
 SPLITS = {"test": "Test", "val": "Validation"}
+# One a run, or one a series of a single run. Okabe and Ito's, which all eyes tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
+Series = dict[str, tuple[list[int], list[float]]]
+T = TypeVar("T")
 
 
 def run_folder(path: Path) -> Path:
@@ -105,9 +109,9 @@ class Run:
         return (int(files[-1].stem), files[-1].read_text(encoding="utf-8")) if files else None
 
     @cached_property
-    def metrics(self) -> plots.Series:
+    def metrics(self) -> Series:
         """Steps and values of each logged metric."""
-        return plots.read_metrics(self.path / "metrics.csv")
+        return read_metrics(self.path / "metrics.csv")
 
     @property
     def checkpoint(self) -> Path | None:
@@ -129,4 +133,47 @@ def named(folders: Sequence[Path]) -> list[Run]:
     short = ["/".join(path.resolve().parts[-2:]) for path in folders]
     names = short if len(set(short)) == len(short) else [str(path) for path in folders]
     pairs = enumerate(zip(folders, names, strict=True))
-    return [Run(path, name, plots.color(i)) for i, (path, name) in pairs]
+    return [Run(path, name, color(i)) for i, (path, name) in pairs]
+
+
+def color(number: int) -> str:
+    """Return the colour of a run or a series by its number."""
+    return COLORS[number % len(COLORS)]
+
+
+def read_metrics(path: Path) -> Series:
+    """Return steps and values of each metric in a run's ``metrics.csv``; none without the file.
+
+    What a crash left there of a row, or in place of it, is passed over.
+    """
+    series: Series = {}
+    if not path.is_file():
+        return series
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        # Line by line: a quote in the wrong place would swallow the lines after it.
+        lines = (next(csv.reader([line]), []) for line in file if line.endswith("\n"))
+        keys = next(lines, [])
+        for cells in lines:
+            row = dict(zip(keys, cells, strict=False))
+            step = row.pop("step", "")
+            for key, cell in row.items():
+                value = _number(cell)
+                if step.isdecimal() and value is not None:
+                    steps, values = series.setdefault(key, ([], []))
+                    steps.append(int(step))
+                    values.append(value)
+    return as_named_today(series)
+
+
+def as_named_today(scores: Mapping[str, T]) -> dict[str, T]:
+    """Return scores by their names; runs of earlier versions call the macro F1 ``f1``."""
+    if any(name.endswith("/f1_macro") for name in scores):
+        return dict(scores)
+    return {re.sub("/f1$", "/f1_macro", name): score for name, score in scores.items()}
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,17 +1,16 @@
 """Plots of runs as PNG."""
 
-import csv
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_foundry.analysis import ByLength, Calibration
 from lit_foundry.atomic import replacing
+from lit_foundry.past_run import color, read_metrics
 
 FIRST = (
     "loss",
@@ -22,18 +21,8 @@ FIRST = (
     "lr",
     "grad_norm",
 )  # panels, in this order
-# One a run, or one a series of a single run. Okabe and Ito's, which all eyes tell apart.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 STYLES = ("-", "--", ":", "-.")
 PERFECT = "perfect calibration"
-
-Series = dict[str, tuple[list[int], list[float]]]
-T = TypeVar("T")
-
-
-def color(number: int) -> str:
-    """Return the colour of a run or a series by its number."""
-    return COLORS[number % len(COLORS)]
 
 
 def _figure(width: float, height: float, **kwargs: Any) -> Any:
@@ -75,44 +64,6 @@ def plot_confusion(matrix: NDArray[Any], labels: Sequence[str], path: Path) -> N
 def shorten(text: str, width: int) -> str:
     """Cut a text to a width, and mark the cut; a $ stays one instead of beginning a formula."""
     return (text if len(text) <= width else f"{text[: width - 1]}…").replace("$", r"\$")
-
-
-def read_metrics(path: Path) -> Series:
-    """Return steps and values of each metric in a run's ``metrics.csv``; none without the file.
-
-    What a crash left there of a row, or in place of it, is passed over.
-    """
-    series: Series = {}
-    if not path.is_file():
-        return series
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        # Line by line: a quote in the wrong place would swallow the lines after it.
-        lines = (next(csv.reader([line]), []) for line in file if line.endswith("\n"))
-        keys = next(lines, [])
-        for cells in lines:
-            row = dict(zip(keys, cells, strict=False))
-            step = row.pop("step", "")
-            for key, cell in row.items():
-                value = _number(cell)
-                if step.isdecimal() and value is not None:
-                    steps, values = series.setdefault(key, ([], []))
-                    steps.append(int(step))
-                    values.append(value)
-    return as_named_today(series)
-
-
-def as_named_today(scores: Mapping[str, T]) -> dict[str, T]:
-    """Return scores by their names; runs of earlier versions call the macro F1 ``f1``."""
-    if any(name.endswith("/f1_macro") for name in scores):
-        return dict(scores)
-    return {re.sub("/f1$", "/f1_macro", name): score for name, score in scores.items()}
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def plot_curves(runs: Mapping[str, Path], path: Path) -> bool:

@@ -7,8 +7,7 @@ from typing import Any
 
 import yaml
 
-from lit_foundry.past_run import COMMAND, Run
-from lit_foundry.plots import as_named_today
+from lit_foundry.past_run import COMMAND, Run, as_named_today
 from lit_foundry.recipe import differences
 
 NONE = "\N{EN DASH}"

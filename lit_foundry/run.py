@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.rank_zero import _get_rank
-from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from lit_foundry.atomic import clear_stale, replacing
@@ -163,28 +161,6 @@ class RunFolder:
             MetricsCSV(self.path / "metrics.csv", start),
             TensorBoard(self.path, name="", version="tensorboard", purge_step=start or None),
         ]
-
-    def callbacks(self, task: LightningModule, config: str | None = None) -> list[Callback]:
-        """Return what keeps the best checkpoint, the recovery checkpoint and the record.
-
-        Args:
-            task: Names the metric that makes a checkpoint the best.
-            config: Resolved configuration as YAML; the recipes of task and data if None.
-        """
-        from lit_foundry.callbacks import (
-            Best,
-            Compatibility,
-            Recovery,
-            RunRecord,
-            Samples,
-            Throughput,
-        )
-
-        monitor, mode = getattr(task, "monitor", None), getattr(task, "mode", "min")
-        best = Best(self.checkpoints, monitor, mode)
-        recovery = Recovery(self.checkpoints, self.every_minutes, self.every_n_steps)
-        samples = [Samples(self)] if hasattr(task, "samples") else []
-        return [Compatibility(), Throughput(), RunRecord(self, config), *samples, best, recovery]
 
     def write(self, name: str, content: Mapping[str, Any] | str) -> Path:
         """Write a text or JSON file of the run, whole or not at all."""

@@ -140,8 +140,8 @@ class WandbTracker(Logger):
             return
         if self._run is None:
             raise ValueError(
-                "WandbTracker was not opened: give the Trainer callbacks=run.callbacks(task), or "
-                "call open(run), with run = RunFolder.start(...)."
+                "WandbTracker was not opened: give the Trainer callbacks=run_callbacks(run, task), "
+                "or call open(run), with run = RunFolder.start(...)."
             )
         if self._process is None:  # a test after the fit
             self.open(self._run)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from lit_foundry.nn.backbone import Features
+from lit_foundry.nn.features import Features
 from lit_foundry.nn.image import ImageBackbone
 
 NAMES = ("cat", "dog")

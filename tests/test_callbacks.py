@@ -23,6 +23,7 @@ from lit_foundry.checkpoint import (
     read_checkpoint,
 )
 from lit_foundry.metrics_csv import MetricsCSV
+from lit_foundry.callbacks import run_callbacks
 from lit_foundry.run import RunFolder
 from tests.test_task import data, equal, logged, seeded, snapshot, task, trainer  # noqa: F401
 
@@ -232,7 +233,7 @@ def test_ten_lines_of_python_run_and_resume(
             devices=1,
             log_every_n_steps=1,
             logger=run.loggers(),
-            callbacks=run.callbacks(model),
+            callbacks=run_callbacks(run, model),
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,

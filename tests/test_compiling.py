@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from lit_foundry.nn import Backbone, ImageEncoder, ResNet9, TorchvisionEncoder
-from lit_foundry.nn.backbone import Features
+from lit_foundry.nn.features import Features
 from lit_foundry.tasks import Finetune
 from lit_foundry.tasks.compiling import compile_in_place
 

@@ -245,6 +245,8 @@ def test_a_checkpoint_that_names_files_of_classes_loads(tiny: Path) -> None:
     torch.save(now, old)
     assert main(["test", "--ckpt_path", str(old)]).trainer.callback_metrics == scores
     export(old, "safetensors", run / "export")
-    assert load(run / "export").predict("a bright plot").probs.equal(
-        load(path).predict("a bright plot").probs
+    assert (
+        load(run / "export")
+        .predict("a bright plot")
+        .probs.equal(load(path).predict("a bright plot").probs)
     )

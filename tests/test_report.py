@@ -374,7 +374,7 @@ def test_metrics_that_a_crash_tore_are_read_as_far_as_they_go(
     content: bytes, tmp_path: Path
 ) -> None:
     (tmp_path / "metrics.csv").write_bytes(content)
-    series = plots.read_metrics(tmp_path / "metrics.csv")
+    series = past_run.read_metrics(tmp_path / "metrics.csv")
     assert series == {"val/acc": ([0, 2], [0.5, 0.75]), "train/loss": ([0, 1, 2], [2.0, 1.5, 1.0])}
 
 

@@ -18,7 +18,7 @@ from lit_foundry.data import TextFiles
 from lit_foundry.data.tokenizer_training import TrainTokenizer
 from lit_foundry.metrics_csv import MetricsCSV
 from lit_foundry.nn import Backbone
-from lit_foundry.nn.backbone import Features
+from lit_foundry.nn.features import Features
 from lit_foundry.nn.text import TextEncoder, masked_mean
 from lit_foundry.optim import OptimConfig, lr_factor
 from lit_foundry.tasks import Classification, Finetune, Stage, Step

@@ -10,6 +10,7 @@ from lit_foundry.callbacks.recovery import Recovery
 from lit_foundry.callbacks.run_record import RunRecord
 from lit_foundry.callbacks.samples import Samples
 from lit_foundry.callbacks.score_record import ScoreRecord
+from lit_foundry.callbacks.standard import run_callbacks
 from lit_foundry.callbacks.throughput import Throughput
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "Samples",
     "ScoreRecord",
     "Throughput",
+    "run_callbacks",
 ]

@@ -1,7 +1,8 @@
 """Networks in plain torch: backbones, heads and the contract between them."""
 
 from lit_foundry.nn.airbench import Airbench
-from lit_foundry.nn.backbone import Backbone, Features, restoring
+from lit_foundry.nn.backbone import Backbone, restoring
+from lit_foundry.nn.features import Features
 from lit_foundry.nn.heads import DenseHead, LinearHead
 from lit_foundry.nn.image import ImageBackbone
 from lit_foundry.nn.image_encoder import ImageEncoder

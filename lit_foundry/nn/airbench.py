@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_foundry import ranges
-from lit_foundry.nn.backbone import Features
+from lit_foundry.nn.features import Features
 from lit_foundry.nn.heads import LinearHead
 from lit_foundry.nn.image import ImageBackbone
 

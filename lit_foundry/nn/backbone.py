@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from lit_foundry.nn.features import Features
+from lit_foundry.nn.heads import LinearHead
 from lit_foundry.recipe import Recorded
 
 _RESTORING = ContextVar("restoring", default=False)
@@ -29,13 +31,6 @@ def restoring() -> Iterator[None]:
 def is_restoring() -> bool:
     """Tell whether a checkpoint is about to supply the weights."""
     return _RESTORING.get()
-
-
-class Features(NamedTuple):
-    """What a backbone computes, for text and images alike."""
-
-    tokens: Tensor  # (B, N, D)
-    pooled: Tensor  # (B, D)
 
 
 class Backbone(Recorded, nn.Module, ABC):
@@ -96,6 +91,4 @@ class Backbone(Recorded, nn.Module, ABC):
         Returns:
             A module from :class:`Features` to (B, C) logits.
         """
-        from lit_foundry.nn.heads import LinearHead
-
         return LinearHead(self.dim, num_classes, dropout or 0.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lit_foundry.nn.backbone import Features
+from lit_foundry.nn.features import Features
 
 # The hidden layer of each family's head, by its name in AutoModelForSequenceClassification.
 FAMILY_LAYERS = {

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lit_foundry import ranges
-from lit_foundry.nn.backbone import Backbone, Features
+from lit_foundry.nn.backbone import Backbone
+from lit_foundry.nn.features import Features
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEAST_STD = 1e-4  # a fortieth of a level of 255; less would only blow up noise

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_foundry import ranges
-from lit_foundry.nn.backbone import Features, is_restoring
+from lit_foundry.nn.backbone import is_restoring
 from lit_foundry.nn.depth import depth_blocks, of_channels, spread
+from lit_foundry.nn.features import Features
 from lit_foundry.nn.heads import LinearHead
 from lit_foundry.nn.image import ImageBackbone
 from lit_foundry.nn.text_config import knows, plain_config, quiet, read_config, set_dropout

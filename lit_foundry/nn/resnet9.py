@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lit_foundry import ranges
 from lit_foundry.nn.airbench import CIFAR10_MEAN, CIFAR10_STD
-from lit_foundry.nn.backbone import Features
+from lit_foundry.nn.features import Features
 from lit_foundry.nn.image import ImageBackbone
 
 

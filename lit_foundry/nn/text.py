@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lit_foundry import ranges
 from lit_foundry.nn import varlen
-from lit_foundry.nn.backbone import Backbone, Features, is_restoring
+from lit_foundry.nn.backbone import Backbone, is_restoring
+from lit_foundry.nn.features import Features
 from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, LinearHead, family_options
 from lit_foundry.nn.language_head import LanguageHead, build_head, is_known, weights_of
 from lit_foundry.nn.packed import check_isolation, isolated

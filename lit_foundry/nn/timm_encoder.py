@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from lit_foundry import ranges
-from lit_foundry.nn.backbone import Features, is_restoring
+from lit_foundry.nn.backbone import is_restoring
 from lit_foundry.nn.depth import depth_blocks, of_channels
+from lit_foundry.nn.features import Features
 from lit_foundry.nn.image import ImageBackbone
 from lit_foundry.nn.weights import read_weights
 from lit_foundry.sources import from_hub

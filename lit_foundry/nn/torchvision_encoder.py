@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_foundry import ranges
-from lit_foundry.nn.backbone import Features, is_restoring
+from lit_foundry.nn.backbone import is_restoring
 from lit_foundry.nn.depth import depth_blocks, of_channels, replace_first_convolution
+from lit_foundry.nn.features import Features
 from lit_foundry.nn.heads import LinearHead
 from lit_foundry.nn.image import ImageBackbone
 
