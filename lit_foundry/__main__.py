@@ -14,10 +14,10 @@ from lit_foundry import usage
 
 # Commands that are no Trainer method, by module.
 OWN: dict[str, str] = {
-    "export": "lit_foundry.export",
-    "list": "lit_foundry.listing",
-    "report": "lit_foundry.report",
-    "tokenizer": "lit_foundry.tokenizer_command",
+    "export": "lit_foundry.export.command",
+    "list": "lit_foundry.cli.listing",
+    "report": "lit_foundry.report.command",
+    "tokenizer": "lit_foundry.cli.tokenizer_command",
 }
 # Errors of files and disks that no code could help: who runs the command must.
 OF_THE_DISK = {
@@ -102,7 +102,7 @@ def run() -> None:
         case [command, *args] if command in OWN:
             imported(OWN[command]).main(args)
         case _:
-            imported("lit_foundry.cli").main()
+            imported("lit_foundry.cli.main").main()
 
 
 def imported(module: str) -> ModuleType:

@@ -173,3 +173,9 @@ def _go_offline() -> None:
     constants.HF_HUB_OFFLINE = True
     if "datasets" in sys.modules:  # else it will read the other's setting
         sys.modules["datasets"].config.HF_HUB_OFFLINE = True
+
+
+def cache_root(folder: Path | None = None) -> Path:
+    """Return ``folder``, or what LIT_FOUNDRY_CACHE names, or ``~/.cache/lit_foundry``."""
+    default = os.environ.get("LIT_FOUNDRY_CACHE", "~/.cache/lit_foundry")
+    return Path(folder or default).expanduser()

@@ -12,7 +12,7 @@ import yaml
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from lit_foundry.checkpoint import build
+from lit_foundry.checkpoints.files import build
 from lit_foundry.data import TextData
 
 

@@ -83,7 +83,7 @@ def timm_loop(name: str, channels_last: bool, **options: Any) -> dict[str, Figur
     from timm.scheduler import CosineLRScheduler
     from torchvision.models import resnet18
 
-    from lit_foundry.nn.image import IMAGENET_MEAN, IMAGENET_STD
+    from lit_foundry.nn.image.backbone import IMAGENET_MEAN, IMAGENET_STD
 
     torch.manual_seed(0)
     batch_size, workers, steps = options["batch_size"], options["workers"], options["steps"]

@@ -31,10 +31,10 @@ def foundry(
     """Pretrain with lit_foundry."""
     import torch
 
-    from lit_foundry.peak import measured_flops
+    from lit_foundry.training.device_flops import measured_flops
 
     if dense:  # as if every place were predicted
-        from lit_foundry.nn.masking import Masking
+        from lit_foundry.nn.text.masking import Masking
 
         Masking.room = lambda self, size: size  # type: ignore[method-assign]
     backbone = {"class_path": "TextEncoder", "init_args": {"config": bert(model)}}

@@ -94,7 +94,7 @@ def foundry_batches(**options: Any) -> Iterator[tuple[Any, Any]]:
     """Yield batches as the networks of lit_foundry see them, without workers."""
     from lit_foundry import CIFAR10
     from lit_foundry.nn import TorchvisionEncoder
-    from lit_foundry.nn.augment import Augment
+    from lit_foundry.nn.image.augment import Augment
 
     loader: Any = CIFAR10(**cifar10_args(**options)).train_dataloader()
     augment, place = Augment(**AUGMENT), device()  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ def torchvision_batches(tensors: bool, **options: Any) -> Iterator[tuple[Any, An
     """Yield batches whose samples torchvision's transforms make one by one."""
     from torch.utils.data import DataLoader
 
-    from lit_foundry.nn.image import IMAGENET_MEAN, IMAGENET_STD
+    from lit_foundry.nn.image.backbone import IMAGENET_MEAN, IMAGENET_STD
 
     data, place, workers = Samples(options), device(), options["workers"]
     data.transform = transforms(data.size, IMAGENET_MEAN, IMAGENET_STD, tensors=tensors)

@@ -8,7 +8,7 @@ import time
 # The network is so small that threads would mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from lit_foundry.cli import main
+from lit_foundry.cli.main import main
 
 
 def demo() -> None:

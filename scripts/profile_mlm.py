@@ -18,11 +18,11 @@ from benchmark_mlm import bert
 from timing import now
 from torch.profiler import ProfilerActivity, profile
 
-from lit_foundry.data.packed_dataset import PackedDataset
-from lit_foundry.data.packing import pack
+from lit_foundry.data.corpus.dataset import PackedDataset
+from lit_foundry.data.corpus.packing import pack
 from lit_foundry.nn import TextEncoder
-from lit_foundry.peak import measured_flops
 from lit_foundry.tasks import MaskedLM
+from lit_foundry.training.device_flops import measured_flops
 
 VOCABULARY, MASK = 30_522, 103  # of BERT
 STEPS = 8

@@ -136,7 +136,7 @@ def fit(config: dict[str, Any], skip: int = 0) -> Watch:
 
     from lit_foundry.__main__ import imported
 
-    cli = imported("lit_foundry.cli")
+    cli = imported("lit_foundry.cli.main")
     watch = Watch(skip).install(cli.Task)
     path = Path("config.yaml")
     path.write_text(yaml.safe_dump(config), encoding="utf-8")

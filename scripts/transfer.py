@@ -16,7 +16,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from lit_foundry.cli import main as foundry
+from lit_foundry.cli.main import main as foundry
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10_airbench.yaml"
 FIRST = ["airplane", "automobile", "bird", "cat", "deer"]
@@ -98,7 +98,7 @@ def write(rows: list[dict[str, object]], folder: Path) -> None:
         writer.writerows(rows)
     from matplotlib.figure import Figure
 
-    from lit_foundry.plots import color
+    from lit_foundry.report.plots import color
 
     figure = Figure(figsize=(6, 4), layout="constrained", dpi=120)
     axes = figure.subplots()

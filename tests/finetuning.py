@@ -14,9 +14,9 @@ from lit_foundry.data import DataModule, TextBatch
 from lit_foundry.data.base import BatchDataset, Split
 from lit_foundry.data.batch import ImageBatch
 from lit_foundry.nn import Backbone, ImageEncoder, TextEncoder
-from lit_foundry.nn.membership import module_depths, parameter_depths
-from lit_foundry.optim import OptimConfig
+from lit_foundry.nn.layer_depth import module_depths, parameter_depths
 from lit_foundry.tasks import Classification, Finetune
+from lit_foundry.training.optim import OptimConfig
 
 KINDS = ("bert", "resnet", "vit")
 each = pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lit_foundry.nn.features import Features
-from lit_foundry.nn.image import ImageBackbone
+from lit_foundry.nn.image.backbone import ImageBackbone
 
 NAMES = ("cat", "dog")
 

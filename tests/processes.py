@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        "lit_foundry.cli",
+        "lit_foundry.cli.main",
         "tests.processes",
         "torch.utils.tensorboard",
         "transformers.models.bert.modeling_bert",
@@ -50,7 +50,7 @@ def _main(args: list[str], environment: Mapping[str, str]) -> None:
 
     os.environ.update(environment)
 
-    from lit_foundry.cli import main
+    from lit_foundry.cli.main import main
 
     # Loader workers as in a user's run; those of a fork server would outlive a run that is killed.
     set_start_method("fork", force=True)

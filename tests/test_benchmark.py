@@ -65,7 +65,7 @@ def write_cifar10(folder: Path) -> str:
 def test_input_pipelines_yield_an_augmented_view_of_each_image_in_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lit_foundry.nn.image import IMAGENET_MEAN, IMAGENET_STD
+    from lit_foundry.nn.image.backbone import IMAGENET_MEAN, IMAGENET_STD
 
     monkeypatch.syspath_prepend(REPO / "scripts")
     pipeline = import_module("benchmark_pipeline")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_foundry.cli import main
+from lit_foundry.cli.main import main
 from tests.conftest import REAL, REPO, reviews
 from tests.images import write_cifar, write_class_folders
 

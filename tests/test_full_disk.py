@@ -13,15 +13,18 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer
 
-from lit_foundry import cli, export, plots, report
-from lit_foundry.analysis import by_length, calibration
+from lit_foundry.cli.main import main as cli
 from lit_foundry.data import ImageFolder
-from lit_foundry.data.cache import tokenize
-from lit_foundry.data.digests import digests
-from lit_foundry.metrics_csv import MetricsCSV
-from lit_foundry.predictions import Predictions
-from lit_foundry.run import RunFolder
-from lit_foundry.tensorboard_logger import TensorBoard
+from lit_foundry.data.files.digests import digests
+from lit_foundry.data.text.token_cache import tokenize
+from lit_foundry.export import command as export
+from lit_foundry.report import command as report
+from lit_foundry.report import plots
+from lit_foundry.report.analysis import by_length, calibration
+from lit_foundry.runs.folder import RunFolder
+from lit_foundry.runs.metrics_csv import MetricsCSV
+from lit_foundry.runs.predictions import Predictions
+from lit_foundry.runs.tensorboard_logger import TensorBoard
 from tests.conftest import full_disk, reviews, tiny_config, write_config, write_csv
 
 

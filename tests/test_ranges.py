@@ -9,18 +9,18 @@ import pytest
 
 from lit_foundry import ranges
 from lit_foundry.callbacks import EarlyStop
-from lit_foundry.cli import main
+from lit_foundry.cli.main import main
 from lit_foundry.data import Corpus, Digits, TextFiles
-from lit_foundry.data.row_batches import BatchWarmup
-from lit_foundry.data.tokenizer_training import TrainTokenizer
+from lit_foundry.data.corpus.row_batches import BatchWarmup
+from lit_foundry.data.text.tokenizer_training import TrainTokenizer
 from lit_foundry.nn import Airbench, ImageEncoder, ResNet9, TextEncoder, TorchvisionEncoder
-from lit_foundry.nn.augment import Augment
-from lit_foundry.nn.generation import Generation
-from lit_foundry.nn.masking import Masking
-from lit_foundry.nn.mixing import Mixing
-from lit_foundry.optim import OptimConfig
+from lit_foundry.nn.image.augment import Augment
+from lit_foundry.nn.image.mixing import Mixing
+from lit_foundry.nn.text.generation import Generation
+from lit_foundry.nn.text.masking import Masking
 from lit_foundry.tasks import Classification
-from lit_foundry.tasks.finetune import Finetune, Lora
+from lit_foundry.training.finetune import Finetune, Lora
+from lit_foundry.training.optim import OptimConfig
 
 NAN, INF = math.nan, math.inf
 

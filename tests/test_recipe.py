@@ -14,11 +14,11 @@ import yaml
 from torch import nn
 
 import lit_foundry
-from lit_foundry.checkpoint import build
-from lit_foundry.cli import main
+from lit_foundry.checkpoints.files import build
+from lit_foundry.cli.main import main
 from lit_foundry.data import Docstrings, IMDb, TextData, TextFiles, TrainTokenizer
-from lit_foundry.export import export
-from lit_foundry.inference import load
+from lit_foundry.export.command import export
+from lit_foundry.export.inference import load
 from lit_foundry.recipe import Recorded, differences, plain, public_path, renewed
 
 
@@ -239,7 +239,7 @@ def test_a_checkpoint_that_names_files_of_classes_loads(tiny: Path) -> None:
         for former in paths.split():
             name = former.rpartition(".")[2]
             text = text.replace(f"lit_foundry.{name}\n", f"{room}.{former}\n")
-    assert text.count("lit_foundry.nn.text.TextEncoder") == 1
+    assert text.count("lit_foundry.nn.text.encoder.TextEncoder") == 1
     now["lit_foundry"] |= yaml.safe_load(text)
     old = run / "checkpoints" / "old.ckpt"
     torch.save(now, old)

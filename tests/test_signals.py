@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from lit_foundry.checkpoint import read_checkpoint, recoveries, step_of
-from lit_foundry.cli import main
+from lit_foundry.checkpoints.files import read_checkpoint, recoveries, step_of
+from lit_foundry.cli.main import main
 from lit_foundry.signals import HANDLER, Stopped, leave_signals_to_main
 from tests.conftest import REPO
-from tests.test_resume import assert_same, end_of, fit
+from tests.runs.test_resume import assert_same, end_of, fit
 
 # By hook and its call. 27 micro-steps an epoch, three of which are a step; validations after
 # micro-steps 11 and 23 of each epoch, in three batches.

@@ -10,10 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from lit_foundry.analysis import confident_mistakes, examples
-from lit_foundry.plots import plot_confusion
-from lit_foundry.predictions import Predictions
-from lit_foundry.run import RunFolder
+from lit_foundry.report.analysis import confident_mistakes, examples
+from lit_foundry.report.plots import plot_confusion
+from lit_foundry.runs.folder import RunFolder
+from lit_foundry.runs.predictions import Predictions
 
 
 class SampleOutputs:

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from lit_foundry.checkpoint import VerifiedCheckpointIO, recoveries
-from lit_foundry.metrics_csv import MetricsCSV
+from lit_foundry.checkpoints.files import VerifiedCheckpointIO, recoveries
+from lit_foundry.runs.metrics_csv import MetricsCSV
 from lit_foundry.signals import HANDLER, Stopped
 
 FIRST_MINUTES = 1.0  # until the first checkpoint of a run

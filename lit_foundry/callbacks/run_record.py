@@ -15,10 +15,10 @@ from lit_foundry.callbacks.best import Best
 from lit_foundry.callbacks.early_stop import EarlyStop
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord
 from lit_foundry.callbacks.throughput import Throughput
-from lit_foundry.checkpoint import newest
-from lit_foundry.plots import plot_curves
-from lit_foundry.run import RunFolder, environment
-from lit_foundry.tracking import trackers
+from lit_foundry.checkpoints.files import newest
+from lit_foundry.report.plots import plot_curves
+from lit_foundry.runs.folder import RunFolder, environment
+from lit_foundry.runs.tracking import trackers
 
 
 class RunRecord(EvaluationRecord):

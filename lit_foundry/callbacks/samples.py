@@ -6,8 +6,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_foundry.run import RunFolder
-from lit_foundry.tracking import trackers
+from lit_foundry.runs.folder import RunFolder
+from lit_foundry.runs.tracking import trackers
 
 
 class Samples(Callback):

@@ -6,8 +6,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord
-from lit_foundry.run import RunFolder
-from lit_foundry.tracking import tracker_of
+from lit_foundry.runs.folder import RunFolder
+from lit_foundry.runs.tracking import tracker_of
 
 
 class ScoreRecord(EvaluationRecord):

@@ -8,7 +8,7 @@ from lit_foundry.callbacks.recovery import Recovery
 from lit_foundry.callbacks.run_record import RunRecord
 from lit_foundry.callbacks.samples import Samples
 from lit_foundry.callbacks.throughput import Throughput
-from lit_foundry.run import RunFolder
+from lit_foundry.runs.folder import RunFolder
 
 
 def run_callbacks(

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from lit_foundry.peak import peak_flops
+from lit_foundry.training.device_flops import peak_flops
 
 HALF = {"bf16": torch.bfloat16, "16": torch.float16}  # by the beginning of trainer.precision
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_foundry.data.rows import DataError
+from lit_foundry.data.files.rows import DataError
 
 
 class Labelled(Protocol):

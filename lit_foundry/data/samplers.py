@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
+from lit_foundry.randomness import philox
+
 Ints = NDArray[np.int64]
 
 # Samples whose lengths round up to the same multiple trade places from epoch to epoch. Larger
@@ -148,12 +150,6 @@ class LengthGroupedBatches(DistributedSampler[list[int]]):
         batches = [self.lengths[rows] for rows in self.epoch_batches()]
         padded = sum(int(batch.max()) * len(batch) for batch in batches)
         return 1 - float(self.lengths.sum()) / padded
-
-
-def philox(seed: int, epoch: int) -> np.random.Generator:
-    """Return a generator that is a function of seed and epoch, with no state to save."""
-    key = np.array([seed % 2**64, epoch], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
 
 
 def draw_balanced(labels: Ints, rng: np.random.Generator) -> Ints:

@@ -1,17 +1,17 @@
 """Networks in plain torch: backbones, heads and the contract between them."""
 
-from lit_foundry.nn.airbench import Airbench
 from lit_foundry.nn.backbone import Backbone, restoring
 from lit_foundry.nn.features import Features
 from lit_foundry.nn.heads import DenseHead, LinearHead
-from lit_foundry.nn.image import ImageBackbone
-from lit_foundry.nn.image_encoder import ImageEncoder
-from lit_foundry.nn.language_head import LanguageHead
-from lit_foundry.nn.resnet9 import ResNet9
-from lit_foundry.nn.text import TextEncoder
-from lit_foundry.nn.text_decoder import TextDecoder
-from lit_foundry.nn.timm_encoder import TimmEncoder
-from lit_foundry.nn.torchvision_encoder import TorchvisionEncoder
+from lit_foundry.nn.image.airbench import Airbench
+from lit_foundry.nn.image.backbone import ImageBackbone
+from lit_foundry.nn.image.encoder import ImageEncoder
+from lit_foundry.nn.image.resnet9 import ResNet9
+from lit_foundry.nn.image.timm_encoder import TimmEncoder
+from lit_foundry.nn.image.torchvision_encoder import TorchvisionEncoder
+from lit_foundry.nn.text.decoder import TextDecoder
+from lit_foundry.nn.text.encoder import TextEncoder
+from lit_foundry.nn.text.language_head import LanguageHead
 
 __all__ = [
     "Airbench",

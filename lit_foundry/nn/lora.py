@@ -12,8 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lit_foundry.nn.backbone import Backbone
-from lit_foundry.nn.image import ImageBackbone
-from lit_foundry.nn.membership import module_depths
+from lit_foundry.nn.layer_depth import module_depths
 
 _EDGE = 224  # pixels of an image that every network takes which is not made for one size
 
@@ -117,12 +116,13 @@ def kind_of(module: nn.Module) -> str | None:
 def _check_called(backbone: Backbone, names: Sequence[str]) -> None:
     """Refuse linear layers of an image network that reads their weights past them, by one image."""
     layers = {name: m for name, m in backbone.named_modules() if kind_of(m) == "linear"}
-    if not isinstance(backbone, ImageBackbone) or layers.keys().isdisjoint(names):
+    if "pixel_values" not in backbone.inputs or layers.keys().isdisjoint(names):
         return
+    network: Any = backbone
     called: set[nn.Module] = set()
     hooks = [m.register_forward_hook(lambda m, *_: called.add(m)) for m in layers.values()]
     try:
-        backbone.try_size(backbone.image_size or _EDGE)
+        network.try_size(network.image_size or _EDGE)
     finally:
         for hook in hooks:
             hook.remove()

@@ -14,28 +14,28 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from lit_foundry import __version__
-from lit_foundry.checkpoint import FORMAT, CheckpointError
-from lit_foundry.initialization import load_submodule
+from lit_foundry.checkpoints.files import FORMAT, CheckpointError
+from lit_foundry.checkpoints.initialization import load_submodule
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.lora import merge_adapters
-from lit_foundry.optim import (
+from lit_foundry.recipe import Recorded
+from lit_foundry.tasks.step import Stage, Step
+from lit_foundry.training.agreement import check_fit, check_resumed, check_tokenizer
+from lit_foundry.training.averaging import follow_start, keep_equals, save_average
+from lit_foundry.training.dropout import seed_dropout
+from lit_foundry.training.finetune import Finetune
+from lit_foundry.training.metric_state import metric_states, restore_metrics
+from lit_foundry.training.optim import (
     OptimConfig,
     build_optimizer,
     finish_gradients,
     place_steps,
     set_lr,
 )
-from lit_foundry.recipe import Recorded
-from lit_foundry.tasks.averaging import follow_start, keep_equals, save_average
-from lit_foundry.tasks.dropout import seed_dropout
-from lit_foundry.tasks.facts import check_fit, check_resumed, check_tokenizer
-from lit_foundry.tasks.finetune import Finetune
-from lit_foundry.tasks.metric_state import metric_states, restore_metrics
-from lit_foundry.tasks.progress import is_logged, progress
-from lit_foundry.tasks.running_statistics import RunningStatistics
-from lit_foundry.tasks.step import Stage, Step
-from lit_foundry.tasks.thaw import Thaw
-from lit_foundry.tasks.window import Window
+from lit_foundry.training.progress import is_logged, progress
+from lit_foundry.training.running_statistics import RunningStatistics
+from lit_foundry.training.step_totals import Window
+from lit_foundry.training.thaw import Thaw
 
 
 class Task(Recorded, LightningModule, ABC):

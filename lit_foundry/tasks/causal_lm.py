@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_foundry.nn import TextDecoder
-from lit_foundry.nn.generation import Generation, generate
-from lit_foundry.nn.language_model import language_model
-from lit_foundry.nn.masking import IGNORED
-from lit_foundry.optim import OptimConfig
-from lit_foundry.tasks.finetune import Finetune
+from lit_foundry.nn.text.as_language_model import language_model
+from lit_foundry.nn.text.generation import Generation, generate
+from lit_foundry.nn.text.masking import IGNORED
 from lit_foundry.tasks.language_model import LanguageModel
 from lit_foundry.tasks.step import Stage, Step
+from lit_foundry.training.finetune import Finetune
+from lit_foundry.training.optim import OptimConfig
 
 PROMPT = 32  # tokens of a text that a sample goes on with
 

@@ -16,19 +16,19 @@ from torchmetrics.classification import (
 )
 
 from lit_foundry import ranges
-from lit_foundry.metrics import PositiveF1
 from lit_foundry.nn import Backbone
-from lit_foundry.nn.augment import Augment
 from lit_foundry.nn.classification_loss import classification_loss
-from lit_foundry.nn.image import ImageBackbone
-from lit_foundry.nn.mixing import Mixing
-from lit_foundry.nn.uniform import single_precision
-from lit_foundry.optim import OptimConfig
+from lit_foundry.nn.image.augment import Augment
+from lit_foundry.nn.image.backbone import ImageBackbone
+from lit_foundry.nn.image.mixing import Mixing
+from lit_foundry.nn.image.views import TTA, Views
+from lit_foundry.randomness import single_precision
 from lit_foundry.tasks.base import Task
-from lit_foundry.tasks.compiling import compile_in_place
-from lit_foundry.tasks.finetune import Finetune
 from lit_foundry.tasks.step import Stage, Step
-from lit_foundry.tasks.views import TTA, Views
+from lit_foundry.training.compiling import compile_in_place
+from lit_foundry.training.finetune import Finetune
+from lit_foundry.training.metrics import PositiveF1
+from lit_foundry.training.optim import OptimConfig
 
 
 class Classification(Task):

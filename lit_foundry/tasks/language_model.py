@@ -11,17 +11,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_foundry.checkpoint import CheckpointError, load_strictly, read_checkpoint, recipe_of
-from lit_foundry.metrics import TokenAccuracy
+from lit_foundry.checkpoints.files import CheckpointError, load_strictly, read_checkpoint, recipe_of
 from lit_foundry.nn import Backbone, LanguageHead, TextEncoder
-from lit_foundry.nn.losses import linear_cross_entropy
-from lit_foundry.nn.masking import IGNORED
-from lit_foundry.nn.packed import attended, check_isolation
-from lit_foundry.optim import OptimConfig
+from lit_foundry.nn.text.masking import IGNORED
+from lit_foundry.nn.text.packed_attention import attended, check_isolation
+from lit_foundry.nn.text.vocabulary_loss import linear_cross_entropy
 from lit_foundry.tasks.base import Task
-from lit_foundry.tasks.compiling import compile_in_place
-from lit_foundry.tasks.finetune import Finetune
 from lit_foundry.tasks.step import Stage
+from lit_foundry.training.compiling import compile_in_place
+from lit_foundry.training.finetune import Finetune
+from lit_foundry.training.metrics import TokenAccuracy
+from lit_foundry.training.optim import OptimConfig
 
 
 class LanguageModel(Task):

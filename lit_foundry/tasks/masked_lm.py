@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from lit_foundry.nn import TextDecoder, TextEncoder
-from lit_foundry.nn.masking import IGNORED, Masked, Masking, mask_tokens
-from lit_foundry.nn.uniform import sample_keys, sample_numbers
-from lit_foundry.optim import OptimConfig
-from lit_foundry.tasks.finetune import Finetune
+from lit_foundry.nn.text.masking import IGNORED, Masked, Masking, mask_tokens
+from lit_foundry.randomness import sample_keys, sample_numbers
 from lit_foundry.tasks.language_model import LanguageModel
 from lit_foundry.tasks.step import Stage, Step
+from lit_foundry.training.finetune import Finetune
+from lit_foundry.training.optim import OptimConfig
 
 EVALUATION = Masking()  # 15 % of single tokens, whatever training masks, to compare runs
 SHOWN = 5  # fillings of a mask

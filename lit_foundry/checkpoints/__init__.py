@@ -1,0 +1,1 @@
+"""Checkpoints on disk, and weights from one run to the next."""

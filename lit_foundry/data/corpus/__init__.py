@@ -1,0 +1,1 @@
+"""Text of any size in packed rows."""

@@ -1,0 +1,1 @@
+"""Labelled and decoded images."""

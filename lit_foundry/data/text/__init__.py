@@ -1,0 +1,1 @@
+"""Labelled and tokenized texts."""

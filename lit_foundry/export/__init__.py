@@ -1,0 +1,1 @@
+"""Networks in forms that others load, and trained ones in use."""

@@ -1,0 +1,201 @@
+"""Trained networks in use: labels and probabilities from a checkpoint or an export.
+
+Shapes: N inputs, C classes.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lit_foundry.checkpoints.files import MANIFEST, CheckpointError, build, load_data, load_task
+from lit_foundry.data.files.raw_inputs import image_rows, text_rows
+from lit_foundry.export.torch_program import load_program
+from lit_foundry.nn import restoring
+from lit_foundry.nn.image.augment import centre
+from lit_foundry.sources import TOKENIZER_FILES, without_its_code
+
+Logits = Callable[[Mapping[str, Tensor]], Tensor]  # fields of a batch to (B, C)
+# What labels inputs, by the name of the pipeline of transformers, with an input.
+JOBS = {"text-classification": "a text", "image-classification": "image.png"}
+
+
+class Predicted(NamedTuple):
+    """What a network says of some inputs, in their order."""
+
+    labels: list[str]  # of each input, the most probable class
+    probs: Tensor  # (N, C), in the order of Predictor.labels
+
+
+class Predictor:
+    """A network with all that it needs to label raw inputs.
+
+    Args:
+        data: Data module that frames inputs as the training did.
+        logits: The network.
+
+    Attributes:
+        labels: Names of the classes, in the order of the probabilities.
+    """
+
+    def __init__(self, data: Any, logits: Logits) -> None:
+        self.data, self.logits = data, logits
+        self.labels: list[str] = data.labels
+
+    @torch.inference_mode()
+    def predict(self, inputs: Any, batch_tokens: int = 8192) -> Predicted:
+        """Label texts, pairs of texts, or images.
+
+        Args:
+            inputs: One text, or several, or several pairs: a list, an array, a Series, a generator;
+                or a DataFrame or records with the columns that were trained on. Likewise of
+                images: paths, images of PIL, bytes of a file, or arrays (H, W, C) of uint8, also
+                (N, H, W, C).
+            batch_tokens: Most tokens at once, padding included.
+
+        Raises:
+            DataError: If an input is of another type.
+        """
+        rows = self._rows(inputs)
+        probs = torch.zeros(len(rows), len(self.labels))
+        for batch in self.data.batches(rows, batch_tokens):
+            probs[batch["index"]] = self.logits(batch).float().softmax(-1).cpu()
+        return Predicted([self.labels[i] for i in probs.argmax(-1).tolist()], probs)
+
+    def _rows(self, inputs: Any) -> Sequence[Any]:
+        """Return inputs one by one; of data that are neither texts nor images, a sequence's."""
+        if columns := getattr(self.data, "text_columns", None):
+            return text_rows(inputs, columns)
+        if column := getattr(self.data, "image_column", None):
+            return image_rows(inputs, column)
+        return inputs if isinstance(inputs, Sequence) else [inputs]
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
+    """Load a checkpoint, or a folder that ``export`` wrote, with its tokenizer and label names.
+
+    Args:
+        path: ``runs/NAME/1/checkpoints/best.ckpt`` or an exported folder.
+        device: Where a checkpoint or a ``transformers`` folder runs.
+
+    Raises:
+        CheckpointError: If it is neither, or no classifier.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        task: Any = load_task(path).to(device)
+        if hasattr(task, "job"):
+            raise CheckpointError(
+                f"{path} holds a {type(task).__name__}, which labels nothing: use the command "
+                f"predict, or export --format hf and transformers.pipeline({task.job!r}, FOLDER)."
+            )
+        return Predictor(load_data(path), lambda batch: task(_moved(batch, device)))
+    if not (path / MANIFEST).is_file():
+        raise CheckpointError(
+            f"{path} has no {MANIFEST}, so it is no export of lit_foundry: name a checkpoint file, "
+            "or a folder that export wrote."
+        )
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    if (job := manifest.get("job", "text-classification")) not in JOBS:
+        raise CheckpointError(f"{path} labels nothing: use transformers.pipeline({job!r}, FOLDER).")
+    data = build(manifest["data"], LightningDataModule)
+    state = manifest["data_state"]
+    names = state.get("tokenizer") or ()
+    if not TOKENIZER_FILES.issuperset(names):
+        raise CheckpointError(f"{path / MANIFEST} names files of no tokenizer: {sorted(names)}.")
+    files = {name: (path / name).read_text(encoding="utf-8") for name in names}
+    data.restore(state | ({"tokenizer": files} if files else {}))
+    return Predictor(data, exported_logits(path, manifest["format"], manifest["inputs"], device))
+
+
+def _moved(batch: Mapping[str, Any], device: str | torch.device) -> dict[str, Any]:
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def exported_logits(
+    folder: Path, format: str, names: Sequence[str], device: str | torch.device = "cpu"
+) -> Logits:
+    """Open the network of an exported folder.
+
+    Args:
+        folder: The folder.
+        format: ``hf``, ``onnx``, ``torch`` or ``safetensors``.
+        names: Fields of a batch that it takes, in order.
+        device: Where it runs; ``onnx`` and ``torch`` run on the CPU.
+
+    Returns:
+        From a batch, whose pixels range from 0 to 255, to its logits.
+    """
+
+    def taken(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # Tokenizers yield integer masks, so that is what an export takes.
+        fields = {name: batch[name] for name in names}
+        return {k: v.long() if v.dtype == torch.bool else v for k, v in fields.items()}
+
+    if format == "hf":
+        import transformers
+
+        own: Any = {"trust_remote_code": False}
+        with without_its_code(str(folder)):
+            [name] = transformers.AutoConfig.from_pretrained(folder, **own).architectures
+            kind: Any = getattr(transformers, name, None)
+            if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+                raise CheckpointError(f"{folder / 'config.json'}: no model is called {name!r}.")
+            network: Any = kind
+            model = network.from_pretrained(folder, **own).eval().to(device)
+        ready = _normalizer(folder) if "pixel_values" in names else dict
+        return lambda batch: model(**ready(_moved(taken(batch), device))).logits
+    if format == "safetensors":
+        with restoring():
+            task: Any = build(
+                json.loads((folder / "config.json").read_text(encoding="utf-8")), LightningModule
+            )
+        task.load_state_dict(load_file(folder / "model.safetensors"))
+        task.eval().to(device)
+        return lambda batch: task(_moved(batch, device))
+    if format == "onnx":
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                f"{folder} is an ONNX model: pip install 'lit-foundry[onnx]' to run it."
+            ) from None
+        try:
+            session = onnxruntime.InferenceSession(
+                folder / "model.onnx", providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its own kinds; among others, of weights outside of the folder
+            raise CheckpointError(
+                f"{folder / 'model.onnx'} cannot be opened ({shorten(str(error), 200)}). Export "
+                "the checkpoint again."
+            ) from error
+
+        def run(batch: Mapping[str, Tensor]) -> Tensor:
+            feed = {name: value.numpy() for name, value in taken(batch).items()}
+            return torch.from_numpy(session.run(None, feed)[0])
+
+        return run
+    if format != "torch":
+        raise CheckpointError(f"{folder / MANIFEST}: its format {format!r} is not known.")
+    program = load_program(folder / "model.pt2").module(check_guards=False)
+    return lambda batch: program(*taken(batch).values())
+
+
+def _normalizer(folder: Path) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Do what the folder's image processor does to pixels of the right size."""
+    said = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    mean, std = (torch.tensor(said[key]).view(-1, 1, 1) for key in ("image_mean", "image_std"))
+
+    def normalized(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        pixels = batch["pixel_values"].float() * said["rescale_factor"]
+        if cut := said.get("crop_size"):
+            pixels = centre(pixels, (cut["height"], cut["width"]))
+        return {"pixel_values": (pixels - mean.to(pixels)) / std.to(pixels)}
+
+    return normalized

@@ -1,0 +1,1 @@
+"""Image networks, and what is done to batches of images."""

@@ -1,0 +1,57 @@
+"""A text encoder and its head as the model that ``transformers`` has for the same family."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead
+from lit_foundry.nn.text.encoder import TextEncoder
+
+# The output layer in AutoModelForSequenceClassification, where it is not "classifier".
+OUTPUT_LAYERS = dict.fromkeys(
+    ("roberta", "xlm-roberta", "camembert", "electra"), "classifier.out_proj"
+)
+
+
+def sequence_classifier(backbone: nn.Module, head: nn.Module, labels: Sequence[str]) -> Any:
+    """Build the ``AutoModelForSequenceClassification`` that computes the same logits.
+
+    Args:
+        backbone: Encoder, whose weights are copied.
+        head: The family's own head on it.
+        labels: Names of the classes, in the order of the outputs.
+
+    Raises:
+        ValueError: If ``transformers`` has no such model.
+    """
+    if not isinstance(backbone, TextEncoder):
+        raise ValueError(f"transformers has no classifier on a {type(backbone).__name__}.")
+    config: Any = copy.deepcopy(backbone.encoder.config)
+    if not isinstance(head, DenseHead):
+        known = config.model_type in FAMILY_LAYERS
+        why = (
+            f"with model.backbone.pooling {backbone.pooling!r}"
+            if known
+            else f"of model_type {config.model_type!r} whose head is ours"
+        )
+        raise ValueError(
+            f"transformers has no sequence classifier {why}. Fit with "
+            f"{'model.backbone.pooling: default' if known else 'bert, roberta or modernbert'}, "
+            "or export with --format onnx or torch."
+        )
+    from transformers import AutoModelForSequenceClassification
+
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: i for i, name in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+    model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    layers = {**FAMILY_LAYERS[config.model_type]}
+    layers["out"] = OUTPUT_LAYERS.get(config.model_type, "classifier")
+    state = {f"{model.base_model_prefix}.{k}": v for k, v in backbone.encoder.state_dict().items()}
+    for part, name in layers.items():
+        weights = head.get_submodule(part).state_dict()
+        state |= {f"{name}.{key}": value for key, value in weights.items()}
+    model.load_state_dict(state)
+    return model.eval()

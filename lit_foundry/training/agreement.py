@@ -1,0 +1,114 @@
+"""What data and network must agree on before the first step."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lit_foundry.checkpoints.files import CheckpointError, tokenizer_json
+from lit_foundry.nn import Backbone
+
+# A network may be built larger than the data needs; any other fact must be equal.
+SETTINGS = {"pad_id": "config.pad_token_id"}  # where a fact's setting has another name
+UPPER_BOUNDS = {
+    "vocab_size": "data.tokenizer or model.backbone.vocab_size",
+    "max_length": "data.max_length",
+}
+
+
+def check_fit(task: nn.Module, backbones: Mapping[str, Backbone], data: Any) -> None:
+    """Raise ValueError unless a task, and its backbones by name, agree with the data."""
+    own: Mapping[str, int] = getattr(task, "own_facts", {})
+    facts = {name: value for name, value in data.facts.items() if name not in own}
+    source = type(data).__name__
+    check_facts(task, "model", facts, source)
+    for name, backbone in backbones.items():
+        check_inputs(backbone, data)
+        check_facts(backbone, f"model.{name}", facts, source)
+        check_facts(backbone, f"model.{name}", own, "model.augment")
+
+
+def check_inputs(backbone: Backbone, data: Any) -> None:
+    """Raise ValueError unless the batches of ``data`` hold what ``backbone`` reads."""
+    offered = list(data.batch_type.__annotations__)
+    if not set(backbone.inputs) <= set(offered):
+        raise ValueError(
+            f"{type(backbone).__name__} reads {list(backbone.inputs)}, "
+            f"but {type(data).__name__} yields {offered}."
+        )
+
+
+def check_facts(module: nn.Module, key: str, facts: Mapping[str, int], source: str) -> None:
+    """Raise ValueError if ``module``, configured at ``key``, contradicts a fact of ``source``."""
+    names = type(module).__name__, source
+    for fact, value in facts.items():
+        built = getattr(module, fact, None)
+        if built is None or built == value:
+            continue
+        if fact not in UPPER_BOUNDS:
+            raise ValueError(
+                f"{names[0]} was built with {fact}={built}, but {names[1]} has {value}; "
+                f"set {key}.{SETTINGS.get(fact, fact)}={value}, or leave it out."
+            )
+        if value > built:
+            raise ValueError(
+                f"{names[0]} takes {fact} up to {built}, but {names[1]} has {value}; "
+                f"change {UPPER_BOUNDS[fact]}."
+            )
+
+
+def check_tokenizer(path: Path, data: Any) -> None:
+    """Raise CheckpointError if weights were trained with other tokens than ``data`` yields.
+
+    Args:
+        path: Checkpoint, or a folder of ``transformers``, that initializes a backbone.
+        data: What is trained on now.
+    """
+    if _same_tokens(tokenizer_json(path), data):
+        return
+    raise CheckpointError(
+        f"model.init_from={path} was trained with another tokenizer, so its embeddings stand for "
+        f"other tokens: set data.tokenizer to {_tokenizer_of(path)}."
+    )
+
+
+def check_resumed(trainer: Any, saved: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if a run would go on with other tokens or classes than it began with.
+
+    Args:
+        trainer: Resumes from a checkpoint.
+        saved: State of the data that it holds.
+    """
+    path, data = Path(str(trainer.ckpt_path)), getattr(trainer, "datamodule", None)
+    if not _same_tokens(saved.get("tokenizer", {}).get("tokenizer.json"), data):
+        raise CheckpointError(
+            f"{path} was trained with another tokenizer than the data have now, such as one of "
+            "texts that have changed: to go on with them, set data.tokenizer to "
+            f"{_tokenizer_of(path)}; to begin anew, leave out --resume."
+        )
+    old, new = saved.get("labels"), getattr(data, "labels", None)
+    if old and new is not None and list(old) != list(new):
+        raise CheckpointError(
+            f"{path} was trained with the classes {old}, and the data have {new} now: restore "
+            "them, or leave out --resume to begin anew."
+        )
+
+
+def _same_tokens(theirs: str | None, data: Any) -> bool:
+    state = data.state() if hasattr(data, "state") else {}
+    ours = state.get("tokenizer", {}).get("tokenizer.json")
+    return theirs is None or ours is None or _tokens(theirs) == _tokens(ours)
+
+
+def _tokenizer_of(path: Path) -> Path | str:
+    folder = path if path.is_dir() else path.parent.parent / "tokenizer"
+    return folder if folder.is_dir() else "that of the run which wrote it"
+
+
+def _tokens(tokenizer: str) -> Any:
+    """Return which token has which id, of a tokenizer's JSON."""
+    content = json.loads(tokenizer)
+    added = {token["content"]: token["id"] for token in content["added_tokens"]}
+    return content["model"]["vocab"], added
