@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer
 
-from lit_foundry.cli.main import main as cli
+from lit_foundry.cli import main as cli
 from lit_foundry.data import ImageFolder
 from lit_foundry.data.files.digests import digests
 from lit_foundry.data.text.token_cache import tokenize

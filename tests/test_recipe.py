@@ -239,7 +239,7 @@ def test_a_checkpoint_that_names_files_of_classes_loads(tiny: Path) -> None:
         for former in paths.split():
             name = former.rpartition(".")[2]
             text = text.replace(f"lit_foundry.{name}\n", f"{room}.{former}\n")
-    assert text.count("lit_foundry.nn.text.encoder.TextEncoder") == 1
+    assert text.count("lit_foundry.nn.text.TextEncoder") == 1
     now["lit_foundry"] |= yaml.safe_load(text)
     old = run / "checkpoints" / "old.ckpt"
     torch.save(now, old)

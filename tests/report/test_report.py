@@ -20,7 +20,7 @@ from matplotlib.image import imread
 from sklearn.metrics import precision_recall_fscore_support
 from torchmetrics.classification import MulticlassCalibrationError
 
-from lit_foundry.cli.main import main as cli
+from lit_foundry.cli import main as cli
 from lit_foundry.report import analysis, plots
 from lit_foundry.report import command as report
 from lit_foundry.report import tables as report_facts

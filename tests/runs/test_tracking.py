@@ -372,7 +372,7 @@ def test_package_is_imported_by_its_own_process_only() -> None:
 
 
 def test_tracker_that_was_not_opened_says_how() -> None:
-    with pytest.raises(ValueError, match=r"callbacks=run.callbacks\(task\)"):
+    with pytest.raises(ValueError, match=r"callbacks=run_callbacks\(run, task\)"):
         WandbTracker().log_metrics({"train/loss": 1.0}, 0)
 
 

@@ -141,7 +141,7 @@ def test_files_of_glue_quote_nothing(task: str) -> None:
 def test_a_text_that_may_take_all_memory_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("rows", "readers"):
+    for module in ("files.rows", "files.text_tables"):
         monkeypatch.setattr(f"lit_foundry.data.{module}.MOST", 100)
     long = "word " * 30
     cases = {
