@@ -5,8 +5,10 @@ The same on every device, with any number of ranks and loader workers, and after
 Shapes: B batch, T positions.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,30 @@ from torch import Tensor
 # Constants of splitmix64, as signed integers, which wrap around in torch.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something is drawn: with the sample, all that random numbers depend on.
+
+    Attributes:
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        progress: Fraction of the run that was done when the optimizer step began.
+    """
+
+    seed: int = 0
+    epoch: int = 0
+    progress: float = 0.0
+
+    def keys(self, samples: Tensor) -> Tensor:
+        """Return :func:`sample_keys` of samples, by their :func:`sample_numbers`; (B,)."""
+        return sample_keys(self.seed, self.epoch, samples)
+
+
+def run_seed() -> int:
+    """Return what ``seed_everything`` set, 0 without it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 @contextmanager

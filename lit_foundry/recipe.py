@@ -11,6 +11,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
+# Classes that others took the place of, with the same arguments.
+SUCCESSORS = {
+    f"lightning.pytorch.callbacks.{old}": f"lit_foundry.callbacks.{new}"
+    for old, new in {"EMAWeightAveraging": "EMA", "WeightAveraging": "Averaging"}.items()
+}
+
 
 class CheckpointError(ValueError):
     """A checkpoint is damaged, or is not what it is used for."""
@@ -69,6 +75,8 @@ def renewed(recipe: Any) -> Any:
     name = path.rpartition(".")[2]
     if path.startswith(f"{__package__}.") and name in sys.modules[__package__].__all__:
         new["class_path"] = f"{__package__}.{name}"
+    elif path in SUCCESSORS:
+        new["class_path"] = SUCCESSORS[path]
     return new
 
 

@@ -95,6 +95,7 @@ def foundry_batches(**options: Any) -> Iterator[tuple[Any, Any]]:
     from lit_foundry import CIFAR10
     from lit_foundry.nn import TorchvisionEncoder
     from lit_foundry.nn.image.augment import Augment
+    from lit_foundry.randomness import Moment
 
     loader: Any = CIFAR10(**cifar10_args(**options)).train_dataloader()
     augment, place = Augment(**AUGMENT), device()  # type: ignore[arg-type]
@@ -103,7 +104,7 @@ def foundry_batches(**options: Any) -> Iterator[tuple[Any, Any]]:
         loader.sampler.set_epoch(epoch)
         for batch in loader:
             batch = {key: value.to(place, non_blocking=True) for key, value in batch.items()}
-            images = augment(batch["pixel_values"], batch["index"], 0, epoch)
+            images = augment(batch["pixel_values"], batch["index"], Moment(0, epoch))
             yield backbone.normalize(images), batch["label"]
 
 

@@ -67,7 +67,7 @@ def main() -> None:
     )
     task = MaskedLM(backbone, compile=options.compile).to(device)
     task.special, task._mask_id = torch.zeros(VOCABULARY, dtype=torch.bool, device=device), MASK
-    task.continues, task.run_progress = task.special, 0.0
+    task.continues = task.special
     if cuda:
         backbone.pack()
     if options.compile:

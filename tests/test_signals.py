@@ -59,7 +59,7 @@ def compare(tiny: Path, name: str) -> None:
 def test_sigterm_saves_wherever_it_comes_and_nothing_is_done_twice(
     averaged: bool, tiny: Path
 ) -> None:
-    ema = ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"] * averaged
+    ema = ["--trainer.callbacks+=EMA"] * averaged
     assert fit(tiny, "whole", None, *ema) == 0
 
     def stop_and_resume(place: tuple[str, int]) -> None:

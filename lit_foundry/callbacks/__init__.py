@@ -1,5 +1,6 @@
 """Callbacks: what a run does around its training."""
 
+from lit_foundry.callbacks.averaging import EMA, Averaging
 from lit_foundry.callbacks.best import Best
 from lit_foundry.callbacks.compatibility import Compatibility
 from lit_foundry.callbacks.early_stop import EarlyStop
@@ -14,6 +15,8 @@ from lit_foundry.callbacks.standard import run_callbacks
 from lit_foundry.callbacks.throughput import Throughput
 
 __all__ = [
+    "EMA",
+    "Averaging",
     "Best",
     "Compatibility",
     "EarlyStop",

@@ -115,7 +115,7 @@ class EvaluationRecord(Callback):
             rows = found["index"].tolist()
             probs, target = found["prob"].float().numpy(), found["target"].numpy()
             predictions = Predictions(labels, probs, target, data.describe(stage, rows), step)
-            if hasattr(data, "thumbnail"):
+            if rows and hasattr(data, "thumbnail") and data.thumbnail(stage, rows[0]) is not None:
                 predictions = with_images(predictions, lambda row: data.thumbnail(stage, rows[row]))
             predictions.write(self.run.path / "predictions" / f"{stage}.parquet")
         matrix = getattr(task, "results", {}).get(f"{stage}/confusion")

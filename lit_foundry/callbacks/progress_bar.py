@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from lit_foundry.callbacks.throughput import Throughput
+from lit_foundry.randomness import Moment
 
 
 class ProgressBar(TQDMProgressBar):
@@ -29,10 +30,10 @@ class ProgressBar(TQDMProgressBar):
         items = super().get_metrics(trainer, pl_module)
         items.pop("v_num", None)
         # Measured by the task: on several ranks, measuring is a collective call.
-        done: float | None = getattr(pl_module, "run_progress", None)
-        if not trainer.training or done is None:
+        moment: Moment | None = getattr(pl_module, "moment", None)
+        if not trainer.training or moment is None:
             return items
-        loss = getattr(pl_module, "step_loss", None)
+        done, loss = moment.progress, getattr(pl_module, "step_loss", None)
         if loss is not None:
             items["train/loss"] = f"{float(loss):.3f}"
         if self._from is None:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from lit_foundry.callbacks.averaging import Averaging
 from lit_foundry.checkpoints.files import VerifiedCheckpointIO, recoveries
 from lit_foundry.runs.metrics_csv import MetricsCSV
 from lit_foundry.signals import HANDLER, Stopped
@@ -171,7 +172,7 @@ class Recovery(Checkpoint):
             return
         self._signal = HANDLER.received
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging):  # it lent its weights for the validation
+            if isinstance(callback, Averaging):  # it lent its weights for the validation
                 callback.on_validation_epoch_end(trainer, pl_module)
         self._stop_before_validation(trainer)
 

@@ -16,10 +16,12 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
+from lit_foundry import __version__
 from lit_foundry.atomic import replacing
+from lit_foundry.datamodule import Data
 from lit_foundry.nn import restoring
 from lit_foundry.recipe import CheckpointError as CheckpointError
-from lit_foundry.recipe import check_classes, installed_modules_only, renewed
+from lit_foundry.recipe import Recorded, check_classes, installed_modules_only, renewed
 
 FORMAT = 1  # of checkpoints; a higher one is of a later lit_foundry
 MANIFEST = "lit_foundry.json"  # what an exported folder says of itself
@@ -163,6 +165,17 @@ def recipe_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} has no recipe: it is no checkpoint of lit_foundry.")
     recipe: dict[str, Any] = checkpoint["lit_foundry"]
     return recipe
+
+
+def our_part(task: Recorded, data: Data | None) -> dict[str, Any]:
+    """Return what rebuilds a task and its data, as a checkpoint holds it beside the weights."""
+    return {
+        "version": __version__,
+        "format": FORMAT,
+        "model": task.recipe(),
+        "data": None if data is None else data.recipe(),
+        "data_state": None if data is None else data.state(),
+    }
 
 
 def build(recipe: Mapping[str, Any], base: type) -> Any:

@@ -300,6 +300,8 @@ class FoundryCLI(LightningCLI):
         if self.run.ckpt_path:
             # Lightning passes on what was instantiated, and saves what was parsed.
             config.ckpt_path = self.config_init.fit.ckpt_path = str(self.run.ckpt_path)
+        if config.ckpt_path:
+            self.model.init_from = None  # the checkpoint has all weights
         # Fed back to --config, it starts a new run of this experiment.
         fresh = config.clone()
         fresh.ckpt_path, fresh.resume, fresh.experiment = None, "never", self.experiment

@@ -1,23 +1,22 @@
 """Base class of all data modules."""
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.loops.loop import _Loop
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from lit_foundry import ranges
 from lit_foundry.data.samplers import LengthGroupedBatches
+from lit_foundry.datamodule import Split as Split
+from lit_foundry.randomness import run_seed
 from lit_foundry.recipe import Recorded, differences
 from lit_foundry.signals import leave_signals_to_main
-
-Split = Literal["train", "val", "test", "predict"]
 
 
 class BatchDataset(Protocol):
@@ -60,6 +59,13 @@ class DataModule(Recorded, LightningDataModule, ABC):
     """
 
     batch_type: ClassVar[type]
+    # What only some data have; see ``lit_foundry.datamodule.Data``.
+    accumulate: int = 1
+    reloads: bool = False
+    target_kind: str | None = None
+    packing: str | None = None
+    tokenizer: Any = None
+    vocabulary: Any = None
 
     def __init__(
         self,
@@ -112,6 +118,42 @@ class DataModule(Recorded, LightningDataModule, ABC):
         """Return what a reader of predictions wants to know of samples, by column."""
         return {"id": list(rows)}
 
+    @property
+    def batch_fields(self) -> list[str]:
+        """Fields that a batch of raw inputs holds."""
+        return list(self.batch_type.__annotations__)
+
+    def rows(self, inputs: Any) -> Sequence[Any]:
+        """Return raw inputs one by one."""
+        return inputs if isinstance(inputs, Sequence) else [inputs]
+
+    def batches(self, inputs: Sequence[Any], batch_tokens: int = 8192) -> Iterable[Any]:
+        """Yield raw inputs in batches, framed as in training.
+
+        Raises:
+            ValueError: If that is not known.
+        """
+        raise ValueError(f"{type(self).__name__} has no method batches: predict on its files.")
+
+    def save_preprocessor(self, folder: Path, inputs: Sequence[str], goes_on: bool = False) -> Any:
+        """Write what turns raw inputs into batches, for whoever loads an export; none here."""
+
+    def caveat(self, format: str) -> str | None:
+        """Return what a reader of an export in a format should know of its inputs."""
+        return None
+
+    def ids(self, split: Split) -> Sequence[str] | None:
+        """Return what identifies the samples of a split; None for their numbers."""
+        return None
+
+    def thumbnail(self, split: Split, row: int) -> Any:
+        """Return a small picture of a sample; None without."""
+        return None
+
+    def tokens_per_byte(self, split: Split) -> float | None:
+        """Return the tokens of a split that tell its text, by byte of it; None of no text."""
+        return None
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold to read other files alike, as plain data."""
         return {}
@@ -161,26 +203,22 @@ class DataModule(Recorded, LightningDataModule, ABC):
             )
         epoch = start = 0
         if train and trainer:
-            leave_finished_epoch(trainer)
             epoch, start = position(trainer)
         sampler = self.sampler(
             dataset,
             train,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
-            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+            seed=run_seed(),
             epoch=epoch,
             start=start,
         )
         if train and trainer:
             self._check_resume(sampler, count, start)
-            if trainer.accumulate_grad_batches not in (1, sampler.accumulate):
-                raise ValueError(
-                    f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} is set by "
-                    "data.micro_batch here; remove it and set data.micro_batch instead."
-                )
-            trainer.accumulate_grad_batches = sampler.accumulate
-        reloads = getattr(trainer, "reload_dataloaders_every_n_epochs", 0)
+            self.accumulate = sampler.accumulate
+            self._check_followed(trainer)
+        every = getattr(trainer, "reload_dataloaders_every_n_epochs", 0)
+        reloads = self.reloads or bool(every)
         return ResumableLoader(
             dataset,
             batch_size=None,  # the sampler yields whole batches
@@ -193,6 +231,16 @@ class DataModule(Recorded, LightningDataModule, ABC):
             worker_init_fn=leave_signals_to_main,
             generator=torch.Generator().manual_seed(0),  # else it draws from the global one
         )
+
+    def _check_followed(self, trainer: Any) -> None:
+        """Refuse micro-batches that a module, which is no task, would take for whole steps."""
+        follows = getattr(trainer.fit_loop, "follows_data", False)
+        if not follows and trainer.accumulate_grad_batches != self.accumulate:
+            raise ValueError(
+                f"data.micro_batch={self.micro_batch} makes {self.accumulate} micro-batches a "
+                "step: call lit_foundry.training.loop.steer(self.trainer) in the setup of a "
+                f"module that is no Task, or set trainer.accumulate_grad_batches={self.accumulate}."
+            )
 
     def sampler(self, dataset: BatchDataset, train: bool, **place: int) -> Any:
         """Return what yields the rows of each micro-batch; only in training, in random order.
@@ -257,19 +305,6 @@ class DataModule(Recorded, LightningDataModule, ABC):
 
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def leave_finished_epoch(trainer: Any) -> None:
-    """Let a resume at the end of an epoch begin the next one.
-
-    Lightning does so unless ``max_steps`` is set: it would then go through an epoch without
-    batches, and count it.
-    """
-    loop = trainer.fit_loop
-    epochs = loop.epoch_progress.current
-    if loop.restarting and epochs.ready == epochs.started == epochs.processed:
-        # The loop's own setter leaves it as it is, if max_steps is set.
-        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
 
 
 def position(trainer: Any) -> tuple[int, int]:

@@ -6,7 +6,6 @@ import logging
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
@@ -20,12 +19,9 @@ from lit_foundry.atomic import replacing
 from lit_foundry.checkpoints.files import MANIFEST, CheckpointError, load_data, load_task
 from lit_foundry.data.image.decoded import DecodedImages
 from lit_foundry.export.image_samples import pixels_of_files
-from lit_foundry.export.inference import JOBS, exported_logits
-from lit_foundry.export.network import ImageNetwork, LanguageNetwork, Network
-from lit_foundry.nn import ImageBackbone
-from lit_foundry.nn.image.as_transformers import image_classifier, image_processor
-from lit_foundry.nn.text.as_language_model import language_model
-from lit_foundry.nn.text.as_transformers import sequence_classifier
+from lit_foundry.export.inference import exported_logits
+from lit_foundry.nn import Network
+from lit_foundry.nn.image.network import ImageNetwork
 from lit_foundry.recipe import import_named
 from lit_foundry.runs.folder import RunFolder
 from lit_foundry.runs.tracking import tracker_of
@@ -34,8 +30,13 @@ from lit_foundry.usage import OWN_HELP, Parser
 
 # Largest difference of logits, in units of the largest logit or 1.
 TOLERANCE = {"hf": 1e-5, "onnx": 1e-4, "torch": 1e-5, "safetensors": 1e-5}
-RGB_ONLY = "pipelines of transformers take colours; lit_foundry.load takes these shades of grey"
-CLIPPED = "of greys of 16 bit, transformers makes white what exceeds 255, where predict scales them"
+# What a pipeline of transformers is called with.
+USES = {
+    "text-classification": '"a text", truncation=True',
+    "image-classification": '"image.png"',
+    "fill-mask": '"a text with its {mask}"',
+    "text-generation": '"a text that"',
+}
 
 
 def main(args: list[str]) -> None:
@@ -54,18 +55,14 @@ def main(args: list[str]) -> None:
     print(f"Exported to {output}. In Python:")
     place = json.dumps(str(output), ensure_ascii=False)
     manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-    job = manifest["job"]
-    if job in JOBS:
-        print(f'  lit_foundry.load({place}).predict(["{JOBS[job]}"])')
+    job, predicts = manifest["job"], manifest["predicts"]
+    if predicts:
+        example = "image.png" if "pixel_values" in manifest["inputs"] else "a text"
+        print(f'  lit_foundry.load({place}).predict(["{example}"])')
     if given.format == "hf" and manifest["data_state"].get("mode") != "L":  # pipelines take RGB
-        text = {
-            "text-classification": '"a text", truncation=True',
-            "image-classification": '"image.png"',
-            "fill-mask": f'"a text with its {manifest["mask"]}"',
-            "text-generation": '"a text that"',
-        }[job]
+        text = USES.get(job, '"a text"').format(mask=manifest["mask"])
         print(f'  transformers.pipeline("{job}", {place})({text})')
-    if job not in JOBS:
+    if not predicts:
         print(f"To fine-tune from it: --model.init_from {shlex.quote(str(output))}")
 
 
@@ -73,7 +70,7 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
     """Write an export, or leave what was there before.
 
     Args:
-        ckpt_path: Checkpoint of a classification task or, for ``hf`` alone, a language model.
+        ckpt_path: Checkpoint of a task that declares a network.
         format: ``hf``, ``onnx``, ``torch`` or ``safetensors``.
         output: Folder to write; None takes ``<run>/export/<format>``.
 
@@ -93,67 +90,51 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
         raise ModuleNotFoundError("--format onnx: pip install 'lit-foundry[onnx]'.")
     task: Any = load_task(ckpt_path)
     task.merge()
-    if not hasattr(task, "head") or not hasattr(task, "backbone"):
-        raise CheckpointError(f"{ckpt_path} holds a {type(task).__name__}, which has no head.")
-    images = isinstance(task.backbone, ImageBackbone)
-    # Name of the pipeline of transformers.
-    job = getattr(task, "job", "image-classification" if images else "text-classification")
-    if job not in JOBS and format != "hf":
-        raise CheckpointError(
-            f"--format {format} takes classifiers; a {type(task).__name__} takes --format hf."
-        )
     data: Any = load_data(ckpt_path)
     check_output(output, [task.recipe(), data.recipe()])
-    if images:
-        tta = task.views.tta if format == "safetensors" else "none"
-        views = replace(task.views, tta=tta)
-        network: Network = ImageNetwork(task.backbone, task.head, data, views).eval()
-        if tta != task.views.tta:
-            print(f"Note: predict averages views (model.tta {task.views.tta}), {format} sees one.")
-    else:
-        kind = Network if job in JOBS else LanguageNetwork
-        network = kind(task.backbone, task.head, data).eval()
+    network: Network = task.network(data).eval()
+    if format not in network.formats:
+        takes = " or ".join(network.formats)
+        raise CheckpointError(f"--format {format}: a {type(task).__name__} takes --format {takes}.")
+    if isinstance(network, ImageNetwork) and task.views.tta != "none" and format != "safetensors":
+        network.show_one_view()
+        print(f"Note: predict averages views (model.tta {task.views.tta}), {format} sees one.")
+    if note := data.caveat(format):
+        print(f"Note: {note}.")
     state = data.state()
     manifest: dict[str, Any] = {
         "version": __version__,
         "format": format,
-        "job": job,
-        "mask": data.tokenizer.mask_token if job == "fill-mask" else None,
+        "job": task.job,
+        "predicts": task.predicts,
+        "mask": getattr(data.tokenizer, "mask_token", None),
         "inputs": list(network.inputs),
         "checkpoint": str(ckpt_path),
         "data": data.recipe(),
         "data_state": state | {"tokenizer": list(state.get("tokenizer", ()))},
     }
-    if format == "hf" and images:
-        print(f"Note: {RGB_ONLY if network.backbone.in_channels == 1 else CLIPPED}.")
-    if format == "hf" and getattr(data, "truncation", "") == "head_tail":
-        print(
-            f"Note: of texts over {data.max_length} tokens, transformers keeps the head, where "
-            "training kept head and tail, as lit_foundry.load does."
-        )
     with replacing(output) as partial:
         partial.mkdir()
-        tokenizer = data.save_preprocessor(partial, network.inputs, job == "text-generation")
+        tokenizer = data.save_preprocessor(partial, network.inputs, task.job == "text-generation")
         if format == "safetensors":
             write_safetensors(task, partial)
         else:
-            with traced(task.backbone, format):
+            with traced(task, format):
                 {"hf": write_hf, "onnx": write_onnx, "torch": write_torch}[format](
                     network, partial, data.labels
                 )
-        if job not in JOBS:
-            write_ids(partial, tokenizer)
+        network.complete(partial, tokenizer)
         cases = list(network.cases(data.facts))
         if isinstance(network, ImageNetwork) and isinstance(data, DecodedImages):
             cases.append((pixels_of_files(network, partial, data, format),))
-        with traced(task.backbone, format):
+        with traced(task, format):
             manifest["difference"] = compare(network, partial, format, cases)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return output
 
 
 @contextmanager
-def traced(backbone: Any, format: str) -> Iterator[None]:
+def traced(task: Any, format: str) -> Iterator[None]:
     """Name the network in place of what torch throws where it can trace none such.
 
     Raises:
@@ -166,25 +147,17 @@ def traced(backbone: Any, format: str) -> Iterator[None]:
     except Exception as error:
         if format not in ("onnx", "torch"):
             raise
-        encoder = getattr(backbone, "encoder", backbone)
+        encoders = [getattr(b, "encoder", b) for b in task.backbones.values()]
+        names = " or ".join(type(encoder).__name__ for encoder in encoders)
         raise CheckpointError(
-            f"--format {format}: a {type(encoder).__name__} cannot be traced "
-            f"({shorten(str(error), 120)}): take --format safetensors."
+            f"--format {format}: a {names} cannot be traced ({shorten(str(error), 120)}): take "
+            "--format safetensors."
         ) from error
 
 
 def write_hf(network: Network, folder: Path, labels: Sequence[str]) -> None:
     """Write what the Auto class of ``transformers`` loads for the job."""
-    if isinstance(network, ImageNetwork):
-        model = image_classifier(network.backbone, network.head, labels)
-        backbone: Any = network.backbone
-        crop = network.views.augment.size or network.size
-        image_processor(backbone, network.size, network.fit, crop).save_pretrained(folder)
-    elif isinstance(network, LanguageNetwork):
-        model = language_model(network.backbone, network.head)
-    else:
-        model = sequence_classifier(network.backbone, network.head, labels)
-    model.save_pretrained(folder)
+    network.save_transformers(folder, labels)
 
 
 def write_safetensors(task: Any, folder: Path) -> None:
@@ -194,18 +167,6 @@ def write_safetensors(task: Any, folder: Path) -> None:
     (folder / "config.json").write_text(
         json.dumps(task.recipe(), indent=2) + "\n", encoding="utf-8"
     )
-
-
-def write_ids(folder: Path, tokenizer: Any) -> None:
-    """Let a language model's folder know the ids that begin, end and pad a text."""
-    for name in ("config.json", "generation_config.json"):
-        path = folder / name
-        if path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            always = "bos_token_id", "eos_token_id", "pad_token_id"
-            for key in (*always, *({"cls_token_id", "sep_token_id"} & content.keys())):
-                content[key] = getattr(tokenizer, key)
-            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_torch(network: Network, folder: Path, labels: Sequence[str]) -> None:

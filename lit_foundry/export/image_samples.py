@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lit_foundry.checkpoints.files import CheckpointError
 from lit_foundry.data.image.decoded import DecodedImages
-from lit_foundry.export.network import ImageNetwork
 from lit_foundry.nn.image.augment import centre
+from lit_foundry.nn.image.network import ImageNetwork
 
 KINDS = {
     "turned.jpg": "RGB",
@@ -75,7 +75,7 @@ def _check_pipeline(
     from transformers.image_utils import load_image
 
     processor: Any = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    backbone: Any = network.backbone
+    backbone: Any = network.parts.backbone
     images: Any = [load_image(str(file)) for file in files]
     found = processor(images=images, return_tensors="pt")["pixel_values"]
     expected = backbone.normalize(centre(pixels, network.views.augment.shape(pixels)))

@@ -15,22 +15,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_foundry.checkpoints.files import MANIFEST, CheckpointError, build, load_data, load_task
-from lit_foundry.data.files.raw_inputs import image_rows, text_rows
+from lit_foundry.datamodule import Data
 from lit_foundry.export.torch_program import load_program
 from lit_foundry.nn import restoring
 from lit_foundry.nn.image.augment import centre
 from lit_foundry.sources import TOKENIZER_FILES, without_its_code
 
 Logits = Callable[[Mapping[str, Tensor]], Tensor]  # fields of a batch to (B, C)
-# What labels inputs, by the name of the pipeline of transformers, with an input.
-JOBS = {"text-classification": "a text", "image-classification": "image.png"}
 
 
 class Predicted(NamedTuple):
-    """What a network says of some inputs, in their order."""
+    """What a network says of some inputs, in their order: of each, what its kind is."""
 
-    labels: list[str]  # of each input, the most probable class
-    probs: Tensor  # (N, C), in the order of Predictor.labels
+    labels: list[Any]  # the most probable class; classes over 0.5; tags of its words
+    probs: Tensor  # (N, C), in the order of Predictor.labels; without entries for values and tags
+    values: Tensor  # (N,) or (N, K); without entries for other kinds
+
+
+NONE = torch.zeros(0)
 
 
 class Predictor:
@@ -39,13 +41,14 @@ class Predictor:
     Args:
         data: Data module that frames inputs as the training did.
         logits: The network.
+        kind: What it predicts: ``class``, ``classes``, ``value`` or ``tags``.
 
     Attributes:
         labels: Names of the classes, in the order of the probabilities.
     """
 
-    def __init__(self, data: Any, logits: Logits) -> None:
-        self.data, self.logits = data, logits
+    def __init__(self, data: Data, logits: Logits, kind: str = "class") -> None:
+        self.data, self.logits, self.kind = data, logits, kind
         self.labels: list[str] = data.labels
 
     @torch.inference_mode()
@@ -62,19 +65,28 @@ class Predictor:
         Raises:
             DataError: If an input is of another type.
         """
-        rows = self._rows(inputs)
-        probs = torch.zeros(len(rows), len(self.labels))
+        rows = self.data.rows(inputs)
+        found: list[Tensor] = [NONE] * len(rows)
         for batch in self.data.batches(rows, batch_tokens):
-            probs[batch["index"]] = self.logits(batch).float().softmax(-1).cpu()
-        return Predicted([self.labels[i] for i in probs.argmax(-1).tolist()], probs)
+            outputs = self.logits(batch).float().cpu()
+            for row, output in zip(batch["index"].tolist(), outputs, strict=True):
+                found[row] = output
+        return self._told(found)
 
-    def _rows(self, inputs: Any) -> Sequence[Any]:
-        """Return inputs one by one; of data that are neither texts nor images, a sequence's."""
-        if columns := getattr(self.data, "text_columns", None):
-            return text_rows(inputs, columns)
-        if column := getattr(self.data, "image_column", None):
-            return image_rows(inputs, column)
-        return inputs if isinstance(inputs, Sequence) else [inputs]
+    def _told(self, outputs: Sequence[Tensor]) -> Predicted:
+        names = self.labels
+        if self.kind == "value":
+            return Predicted([], NONE, torch.stack(list(outputs)) if outputs else NONE)
+        if self.kind == "tags":
+            tags = [[names[i] for i in output.argmax(-1).tolist()] for output in outputs]
+            return Predicted(tags, NONE, NONE)
+        logits = torch.stack(list(outputs)) if outputs else torch.zeros(0, len(names))
+        if self.kind == "classes":
+            probs = logits.sigmoid()
+            chosen = [[names[i] for i in row.nonzero().flatten().tolist()] for row in probs > 0.5]
+            return Predicted(chosen, probs, NONE)
+        probs = logits.softmax(-1)
+        return Predicted([names[i] for i in probs.argmax(-1).tolist()], probs, NONE)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
@@ -90,28 +102,35 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
     path = Path(path)
     if not path.is_dir():
         task: Any = load_task(path).to(device)
-        if hasattr(task, "job"):
-            raise CheckpointError(
-                f"{path} holds a {type(task).__name__}, which labels nothing: use the command "
-                f"predict, or export --format hf and transformers.pipeline({task.job!r}, FOLDER)."
-            )
-        return Predictor(load_data(path), lambda batch: task(_moved(batch, device)))
+        if task.predicts is None:
+            raise CheckpointError(f"{path} holds a {type(task).__name__}, {_unlabelled(task.job)}.")
+        loaded: Any = load_data(path)
+        return Predictor(loaded, lambda batch: task(_moved(batch, device)), task.predicts)
     if not (path / MANIFEST).is_file():
         raise CheckpointError(
             f"{path} has no {MANIFEST}, so it is no export of lit_foundry: name a checkpoint file, "
             "or a folder that export wrote."
         )
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    if (job := manifest.get("job", "text-classification")) not in JOBS:
-        raise CheckpointError(f"{path} labels nothing: use transformers.pipeline({job!r}, FOLDER).")
-    data = build(manifest["data"], LightningDataModule)
+    job = manifest.get("job", "text-classification")
+    # Earlier exports do not tell; they label or are language models.
+    kind = manifest.get("predicts", "class" if job.endswith("classification") else None)
+    if kind is None:
+        raise CheckpointError(f"{path} holds a network {_unlabelled(job)}.")
+    data: Any = build(manifest["data"], LightningDataModule)
     state = manifest["data_state"]
     names = state.get("tokenizer") or ()
     if not TOKENIZER_FILES.issuperset(names):
         raise CheckpointError(f"{path / MANIFEST} names files of no tokenizer: {sorted(names)}.")
     files = {name: (path / name).read_text(encoding="utf-8") for name in names}
     data.restore(state | ({"tokenizer": files} if files else {}))
-    return Predictor(data, exported_logits(path, manifest["format"], manifest["inputs"], device))
+    logits = exported_logits(path, manifest["format"], manifest["inputs"], device)
+    return Predictor(data, logits, kind)
+
+
+def _unlabelled(job: str | None) -> str:
+    other = f", or export --format hf and transformers.pipeline({job!r}, FOLDER)" if job else ""
+    return f"which labels nothing: use the command predict{other}"
 
 
 def _moved(batch: Mapping[str, Any], device: str | torch.device) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from lit_foundry.nn.image.encoder import ImageEncoder
 from lit_foundry.nn.image.resnet9 import ResNet9
 from lit_foundry.nn.image.timm_encoder import TimmEncoder
 from lit_foundry.nn.image.torchvision_encoder import TorchvisionEncoder
+from lit_foundry.nn.network import Network
 from lit_foundry.nn.text.decoder import TextDecoder
 from lit_foundry.nn.text.encoder import TextEncoder
 from lit_foundry.nn.text.language_head import LanguageHead
@@ -22,6 +23,7 @@ __all__ = [
     "ImageEncoder",
     "LanguageHead",
     "LinearHead",
+    "Network",
     "ResNet9",
     "TextDecoder",
     "TextEncoder",

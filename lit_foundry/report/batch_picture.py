@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_foundry.checkpoints.files import load_data, load_task
 from lit_foundry.data.samplers import EpochRows
+from lit_foundry.randomness import Moment
 from lit_foundry.report import plots
 
 COLUMNS, EPOCHS = 12, 5
@@ -28,7 +29,7 @@ def draw_batch(ckpt_path: Path, seed: int, image: Path) -> Path:
         ValueError: If the task sees no images.
     """
     task: Any = load_task(ckpt_path)
-    if getattr(task, "views", None) is None:
+    if task.views is None:
         raise ValueError(f"{ckpt_path} holds a {type(task).__name__} on texts: leave out --batch.")
     data: Any = load_data(ckpt_path)
     dataset = data.load("train")
@@ -43,9 +44,8 @@ def lines_of(task: Any, data: Any, rows: Sequence[int], seed: int) -> list[list[
     dataset, lines = data.load("train"), [list(data.images("train", rows))]
     for epoch in range(EPOCHS):
         batch = dataset[EpochRows(rows, seed, epoch)]
-        when = {"seed": seed, "epoch": epoch, "progress": 0.0}
-        views = task.views.train(batch, task.num_classes, task.backbone.mean * 255, **when)
-        lines.append(_shown(views["pixel_values"]))
+        task.moment = Moment(seed, epoch)
+        lines.append(_shown(task.view(batch, "train")["pixel_values"]))
     return lines
 
 

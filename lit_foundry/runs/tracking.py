@@ -27,8 +27,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_foundry import ranges
-from lit_foundry.runs.predictions import Predictions
 from lit_foundry.runs.folder import RunFolder
+from lit_foundry.runs.predictions import Predictions
 
 _log = logging.getLogger(__name__)
 _SCRIPT = Path(__file__).with_name("wandb_process.py")

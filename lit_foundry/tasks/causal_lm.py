@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from functools import partial
 from math import log
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_foundry.datamodule import Data, data_of
 from lit_foundry.nn import TextDecoder
 from lit_foundry.nn.text.as_language_model import language_model
 from lit_foundry.nn.text.generation import Generation, generate
@@ -40,7 +41,7 @@ class CausalLM(LanguageModel):
         https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
     """
 
-    job: ClassVar[str] = "text-generation"
+    job: str | None = "text-generation"
 
     def __init__(
         self,
@@ -94,10 +95,10 @@ class CausalLM(LanguageModel):
     def _built(self) -> Any:
         return language_model(self.backbone, self.head).to(self.device)
 
-    def check_data(self, data: Any) -> None:
+    def check_data(self, data: Data) -> None:
         """Check the data, and keep the length that the network is trained with."""
         super().check_data(data)
-        self._longest = getattr(data, "facts", {}).get("max_length", sys.maxsize)
+        self._longest = data.facts.get("max_length", sys.maxsize)
 
     def on_predict_start(self) -> None:
         """Build once what goes on with texts."""
@@ -105,8 +106,7 @@ class CausalLM(LanguageModel):
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
         """Return ``index`` (B,), and each text with its continuation."""
-        tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        pairs = self.continued(batch, tokenizer)
+        pairs = self.continued(batch, self.tokenizer)
         records = [{"text": text, "continuation": more} for text, more in pairs]
         # A copy: Lightning keeps it, and what a loader's worker sent holds a file open.
         return {"index": batch["index"].clone(), "record": records}
@@ -121,9 +121,10 @@ class CausalLM(LanguageModel):
     def from_loss(self, stage: Stage, loss: Tensor) -> dict[str, Tensor]:
         """Return perplexity and bits per byte of text."""
         found = super().from_loss(stage, loss)
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if hasattr(data, "tokens_per_byte"):
-            found["bits_per_byte"] = loss / log(2) * data.tokens_per_byte(stage)
+        data = data_of(self.trainer)
+        tokens = None if data is None else data.tokens_per_byte(stage)
+        if tokens is not None:
+            found["bits_per_byte"] = loss / log(2) * tokens
         return found
 
 

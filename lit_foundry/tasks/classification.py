@@ -1,13 +1,11 @@
 """Supervised classification: from scratch, fine-tuned or linearly probed."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
@@ -19,19 +17,17 @@ from lit_foundry import ranges
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.classification_loss import classification_loss
 from lit_foundry.nn.image.augment import Augment
-from lit_foundry.nn.image.backbone import ImageBackbone
 from lit_foundry.nn.image.mixing import Mixing
-from lit_foundry.nn.image.views import TTA, Views
+from lit_foundry.nn.image.views import TTA
 from lit_foundry.randomness import single_precision
-from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.step import Stage, Step
-from lit_foundry.training.compiling import compile_in_place
+from lit_foundry.tasks.supervised import Supervised
 from lit_foundry.training.finetune import Finetune
 from lit_foundry.training.metrics import PositiveF1
 from lit_foundry.training.optim import OptimConfig
 
 
-class Classification(Task):
+class Classification(Supervised):
     """Classifies texts or images with the head of the backbone's family.
 
     It logs accuracy (``acc``), the mean F1 of the classes (``f1_macro``), with two classes that of
@@ -59,6 +55,7 @@ class Classification(Task):
 
     monitor: ClassVar[str] = "val/acc"
     mode: ClassVar[Literal["min", "max"]] = "max"
+    predicts: ClassVar[str | None] = "class"
     class_weights: Tensor | None
 
     def __init__(
@@ -105,94 +102,38 @@ class Classification(Task):
             "calibration_error": MulticlassCalibrationError(n_bins=15, **kwargs),
             "confusion": MulticlassConfusionMatrix(**kwargs),
         }
-        super().__init__(optim, finetune, init_from, metrics, {"acc": accuracy.clone()})
-        self.backbone = backbone
+        super().__init__(
+            backbone,
+            num_classes,
+            dropout,
+            augment,
+            mixing,
+            tta,
+            compile,
+            finetune,
+            optim,
+            init_from,
+            metrics,
+            {"acc": accuracy.clone()},
+        )
         self.num_classes = num_classes
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         buffer = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", buffer, persistent=False)
-        self.head = backbone.classifier(num_classes, dropout)
-        self.views: Views | None = None
-        if isinstance(backbone, ImageBackbone):
-            self.views = Views(augment or Augment(), mixing or Mixing(), tta)
-        elif augment or mixing or tta != "none":
-            raise ValueError(
-                "model.augment, model.mixing and model.tta are for images, and a "
-                f"{type(backbone).__name__} reads {', '.join(backbone.inputs)}: leave them out."
-            )
-        self.compiled = compile
-        self._forward_flops: dict[int, int] = {}  # of a sample, by the size of images
 
-    @property
-    def own_facts(self) -> dict[str, int]:
-        """What the network sees other than the data hold: the size of images, if they are cut."""
-        size = self.views.augment.size if self.views else None
-        return {} if size is None else {"image_size": size}
-
-    def check_data(self, data: Any) -> None:
-        """Check also the sizes of images that the network will see.
-
-        Raises:
-            ValueError: If it cannot see them, or a fact of the data is another than its own.
-        """
-        super().check_data(data)
-        augment = self.views.augment if self.views else Augment()
-        edge = getattr(data, "facts", {}).get("image_size")
-        if edge is not None:
-            augment.shape(torch.empty(1, 1, edge, edge, device="meta"))
-        backbone: Any = self.backbone
-        if augment.start_size is not None:
-            if backbone.image_size is not None:
-                raise ValueError(
-                    f"model.augment.start_size={augment.start_size} needs a network that takes "
-                    f"images of any size, and this one is made for {backbone.image_size}: leave it "
-                    "out."
-                )
-            backbone.try_size(augment.start_size)
-
-    def setup(self, stage: str) -> None:
-        """Check and initialize; compile what is trained."""
-        super().setup(stage)
-        if self.compiled and stage == "fit":
-            compile_in_place(self.backbone, self.trainer.strategy.root_device)
-
-    def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return (B, C) logits; in evaluation, of images, the mean over their views."""
-        if self.training or self.views is None:
-            logits: Tensor = self.head(self.backbone.encode(batch))
-            return logits
-        return self.views.logits(lambda view: self.head(self.backbone.encode(view)), batch)
-
-    def flops(self, batch: Mapping[str, Any]) -> float:
-        """Return the floating point operations that training on a batch of images takes.
-
-        Three times those of a forward pass, as torch counts them, or one if the backbone is
-        frozen; 0 for texts.
-        """
-        if self.views is None:
-            return 0.0
-        images: Tensor = batch["pixel_values"]
-        height, width = self.views.augment.shape(images)
-        size = self.views.augment.size_at(self.run_progress, height)
-        if size not in self._forward_flops:
-            image = images[:1, :, :size, : size if size < height else width]
-            self._forward_flops[size] = self._counted(image)
-        learns = any(p.requires_grad for p in self.backbone.parameters())
-        return len(images) * self._forward_flops[size] * (3 if learns else 1)
-
-    @torch.no_grad()
-    def _counted(self, image: Tensor) -> int:
-        self.eval()
-        with FlopCounterMode(display=False) as counter:
-            self.backbone.forward(image)  # past what is compiled
-        self.train()
-        return int(counter.get_total_flops())
+    def view(self, batch: Mapping[str, Any], stage: Stage, number: int = 0) -> Mapping[str, Any]:
+        """Return a view of a batch, mixed if that is set: ``target`` then holds shares."""
+        batch = super().view(batch, stage, number)
+        if self.views is None or stage != "train":
+            return batch
+        with single_precision():
+            return self.views.mixed(batch, self.num_classes, self.moment)
 
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Score a labelled batch."""
         label = batch["label"]
         if stage == "train":
-            batch = self._augmented(batch)
+            batch = self.view(batch, stage)
             logits, target = self(batch).float(), batch.get("target", label)
             how = self.label_smoothing, self.focal_gamma
         else:
@@ -202,16 +143,8 @@ class Classification(Task):
         if stage == "train":  # its accuracy needs no probabilities
             return Step(loss, count, preds=logits, target=label)
         probs = logits.softmax(-1)
-        return Step(loss, count, preds=probs, target=label, probs=probs)
-
-    def _augmented(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self.views is None:
-            return batch
-        seed, epoch = int(os.environ.get("PL_GLOBAL_SEED", "0")), self.current_epoch
-        mean: Any = self.backbone.mean
-        when = {"seed": seed, "epoch": epoch, "progress": self.run_progress}
-        with single_precision():  # of places and angles, bf16 has too few digits
-            return self.views.train(batch, self.num_classes, mean * 255, **when)
+        kept = {"index": batch["index"], "prob": probs, "target": label}
+        return Step(loss, count, preds=probs, target=label, samples=kept)
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return each sample's ``index`` (B,) and ``prob`` (B, C)."""

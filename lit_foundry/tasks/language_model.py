@@ -6,14 +6,16 @@ Shapes: B batch, T tokens, N predictions, D feature width, V vocabulary.
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_foundry.checkpoints.files import CheckpointError, load_strictly, read_checkpoint, recipe_of
-from lit_foundry.nn import Backbone, LanguageHead, TextEncoder
+from lit_foundry.checkpoints.files import load_strictly, read_checkpoint, recipe_of
+from lit_foundry.datamodule import Data, data_of
+from lit_foundry.nn import LanguageHead, Network, TextEncoder
 from lit_foundry.nn.text.masking import IGNORED
+from lit_foundry.nn.text.network import LanguageNetwork
 from lit_foundry.nn.text.packed_attention import attended, check_isolation
 from lit_foundry.nn.text.vocabulary_loss import linear_cross_entropy
 from lit_foundry.tasks.base import Task
@@ -34,11 +36,7 @@ class LanguageModel(Task):
         optim: Optimizer and schedule.
         init_from: Checkpoint whose backbone initializes this one.
 
-    Attributes:
-        job: Name of the pipeline of ``transformers`` that an export serves.
     """
-
-    job: ClassVar[str]
 
     def __init__(
         self,
@@ -51,8 +49,8 @@ class LanguageModel(Task):
         super().__init__(
             optim, finetune, init_from, {"acc": TokenAccuracy()}, {"acc": TokenAccuracy()}
         )
-        self.backbone = backbone
-        self.head: LanguageHead = backbone.language_head()
+        self.backbone = finetune.adapted(backbone)
+        self.head: LanguageHead = self.backbone.language_head()
         self.compiled, self._is_compiled = compile, False
         self._weights: tuple[int, int] | None = None
         # No buffers, whose shape what averages weights would have learnt before there are data.
@@ -62,10 +60,10 @@ class LanguageModel(Task):
         """Learn from the data which tokens are special, and which continue a word."""
         super().setup(stage)
         device = self.trainer.strategy.root_device
-        data = getattr(self.trainer, "datamodule", None)
-        if device.type == "cuda" and getattr(data, "packing", None) == "isolated":
+        data = data_of(self.trainer)
+        if device.type == "cuda" and data is not None and data.packing == "isolated":
             self.backbone.pack()
-        vocabulary = getattr(data, "vocabulary", None)
+        vocabulary = None if data is None else data.vocabulary
         if vocabulary is not None:
             self.special = torch.from_numpy(vocabulary.special).to(device)
             self.continues = torch.from_numpy(vocabulary.continues).to(device)
@@ -73,26 +71,19 @@ class LanguageModel(Task):
             compile_in_place(self.backbone, device)
             self._is_compiled = True
 
-    def check_data(self, data: Any) -> None:
+    def check_data(self, data: Data) -> None:
         """Check also that documents that share a row can be told apart by the backbone.
 
         Raises:
             ValueError: If they cannot, or a fact of the data is another than the network's.
         """
         super().check_data(data)
-        if getattr(data, "packing", None) == "isolated":
+        if data.packing == "isolated":
             check_isolation(self.backbone.encoder.config)
 
-    def _initialize(self, backbone: Backbone, name: str) -> None:
-        super()._initialize(backbone, name)
-        if self.init_from and self._unfit is None:
-            try:
-                self._initialize_head(self.init_from)
-            except CheckpointError as error:
-                self._unfit = error
-
-    def _initialize_head(self, path: Path) -> None:
+    def initialize(self, path: Path) -> None:
         """Take over the head too, from a model with the same objective."""
+        super().initialize(path)
         if path.is_dir():
             source = type(self.backbone)(pretrained=str(path))
             self.head.load_state_dict(source.language_head().state_dict())
@@ -145,6 +136,17 @@ class LanguageModel(Task):
         attention = 2 * self.backbone.dim * sum(attended(config, size))
         per_row = size * (body + attention) + self.num_predicted(size) * head
         return float(6 * rows * per_row)
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of the data."""
+        data = data_of(self.trainer)
+        assert data is not None
+        return data.tokenizer
+
+    def network(self, data: Data) -> Network:
+        """Return backbone and head as a function of tensors."""
+        return LanguageNetwork(self.backbone, self.head, data.facts["vocab_size"])
 
     @abstractmethod
     def num_predicted(self, size: int) -> int:

@@ -3,17 +3,17 @@
 Shapes: B batch, T tokens, K predictions of a row, D feature width.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lit_foundry.datamodule import Data
 from lit_foundry.nn import TextDecoder, TextEncoder
 from lit_foundry.nn.text.masking import IGNORED, Masked, Masking, mask_tokens
-from lit_foundry.randomness import sample_keys, sample_numbers
+from lit_foundry.randomness import Moment, sample_numbers
 from lit_foundry.tasks.language_model import LanguageModel
 from lit_foundry.tasks.step import Stage, Step
 from lit_foundry.training.finetune import Finetune
@@ -46,7 +46,7 @@ class MaskedLM(LanguageModel):
         Understanding, 2018. https://arxiv.org/abs/1810.04805
     """
 
-    job: ClassVar[str] = "fill-mask"
+    job: str | None = "fill-mask"
 
     def __init__(
         self,
@@ -66,14 +66,14 @@ class MaskedLM(LanguageModel):
         self.masking = masking
         self._mask_id: int | None = None
 
-    def check_data(self, data: Any) -> None:
+    def check_data(self, data: Data) -> None:
         """Demand a mask token too.
 
         Raises:
             ValueError: If there is none, or the data do not fit the network.
         """
         super().check_data(data)
-        self._mask_id = getattr(data, "facts", {}).get("mask_id")
+        self._mask_id = data.facts.get("mask_id")
         if self._mask_id is None:
             raise ValueError(
                 "data.tokenizer has no mask token, which MaskedLM needs: take another one, or add "
@@ -83,18 +83,17 @@ class MaskedLM(LanguageModel):
 
     def masked(self, batch: Mapping[str, Any], stage: Stage) -> Masked:
         """Return a batch with its masks."""
-        ids, train = batch["input_ids"], stage == "train"
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if train else 0
-        keys = sample_keys(seed, self.current_epoch if train else 0, sample_numbers(batch))
-        masking = self.masking if train else EVALUATION
+        ids = batch["input_ids"]
+        train = stage == "train"
+        moment, masking = (self.moment, self.masking) if train else (Moment(), EVALUATION)
         special, continues = self.special.to(ids.device), self.continues.to(ids.device)
         return mask_tokens(
             ids,
             maskable=batch["attention_mask"] & ~special[ids],
             starts=~continues[ids],
-            keys=keys,
+            keys=moment.keys(sample_numbers(batch)),
             masking=masking,
-            prob=masking.prob_at(self.run_progress),
+            prob=masking.prob_at(moment.progress),
             room=masking.room(ids.shape[1]),
             mask_id=self._mask_id or 0,
             vocab_size=len(special),
@@ -111,7 +110,7 @@ class MaskedLM(LanguageModel):
 
     def num_predicted(self, size: int) -> int:
         """Return the predictions of a training row of ``size`` tokens."""
-        return round(self.masking.prob_at(self.run_progress) * size)
+        return round(self.masking.prob_at(self.moment.progress) * size)
 
     @torch.no_grad()
     def fillings(self, batch: Mapping[str, Any], rows: Tensor, places: Tensor) -> list[Filling]:
@@ -130,7 +129,7 @@ class MaskedLM(LanguageModel):
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
         """Return ``index`` (B,), and each text with the most probable fillings of its masks."""
-        tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        tokenizer = self.tokenizer
         rows, places = (batch["input_ids"] == self._mask_id).nonzero(as_tuple=True)
         found: list[list[Any]] = [[] for _ in batch["index"]]
         if len(rows):

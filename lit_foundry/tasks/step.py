@@ -1,8 +1,8 @@
 """What a task yields of a batch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ Stage = Literal["train", "val", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one batch yields.
+    """What one batch yields for an objective.
 
     Attributes:
         loss: Scalar to minimize.
@@ -19,18 +19,14 @@ class Step:
             optimizer step are averaged over the terms of all its micro-batches and ranks.
         preds: What the metrics score, None to score nothing.
         target: What ``preds`` is scored against.
-        probs: Probability of each class, shape (B, C), where ``target`` is a class of each sample
-            of the batch, shape (B,): what the record of an evaluation keeps.
+        samples: What the record of an evaluation keeps of each sample, by column of shape
+            (B, ...), with ``index``, its row in the split. Of the names, ``prob`` (B, C), ``value``
+            (B,) or (B, K) and ``tag`` (B, T), each with its ``target``, have a meaning to reports;
+            any other column is a number of each sample, (B,).
     """
 
     loss: Tensor
     count: Tensor | int
     preds: Tensor | None = None
     target: Tensor | None = None
-    probs: Tensor | None = None
-
-    def of_samples(self, batch: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """Return what callbacks keep of each sample; None where a step classifies no samples."""
-        if self.probs is None or self.target is None:
-            return None
-        return {"index": batch["index"], "prob": self.probs, "target": self.target}
+    samples: Mapping[str, Tensor] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from lit_foundry.checkpoints.files import CheckpointError, tokenizer_json
+from lit_foundry.datamodule import Data, data_of
 from lit_foundry.nn import Backbone
 
 # A network may be built larger than the data needs; any other fact must be equal.
@@ -18,26 +19,46 @@ UPPER_BOUNDS = {
 }
 
 
-def check_fit(task: nn.Module, backbones: Mapping[str, Backbone], data: Any) -> None:
+def check_fit(task: Any, backbones: Mapping[str, Backbone], data: Data) -> None:
     """Raise ValueError unless a task, and its backbones by name, agree with the data."""
     own: Mapping[str, int] = getattr(task, "own_facts", {})
+    check_kind(task, data)
+    check_inputs(task, data)
     facts = {name: value for name, value in data.facts.items() if name not in own}
     source = type(data).__name__
     check_facts(task, "model", facts, source)
     for name, backbone in backbones.items():
-        check_inputs(backbone, data)
         check_facts(backbone, f"model.{name}", facts, source)
         check_facts(backbone, f"model.{name}", own, "model.augment")
 
 
-def check_inputs(backbone: Backbone, data: Any) -> None:
-    """Raise ValueError unless the batches of ``data`` hold what ``backbone`` reads."""
-    offered = list(data.batch_type.__annotations__)
-    if not set(backbone.inputs) <= set(offered):
+def fit_to_data(backbones: Mapping[str, Backbone], data: Data | None) -> None:
+    """Initialize what depends on the data, from training samples of all over the split."""
+    for backbone in backbones.values():
+        if backbone.fitted_rows and data is not None:
+            samples = data.load("train")
+            count = min(backbone.fitted_rows, len(samples.lengths))
+            rows = [i * len(samples.lengths) // count for i in range(count)]
+            backbone.fit_to(samples[rows])
+
+
+def check_kind(task: Any, data: Data) -> None:
+    """Raise ValueError unless samples are labelled with what a task predicts of them."""
+    if task.predicts and data.target_kind and task.predicts != data.target_kind:
         raise ValueError(
-            f"{type(backbone).__name__} reads {list(backbone.inputs)}, "
-            f"but {type(data).__name__} yields {offered}."
+            f"{type(task).__name__} predicts labels of the kind {task.predicts}, and "
+            f"{type(data).__name__} has {data.target_kind}: take another task, or set data.target."
         )
+
+
+def check_inputs(task: Any, data: Data) -> None:
+    """Raise ValueError unless the batches of ``data`` hold what a task reads."""
+    offered = list(data.batch_type.__annotations__)
+    for reader, inputs in task.inputs.items():
+        if not set(inputs) <= set(offered):
+            raise ValueError(
+                f"{reader} reads {list(inputs)}, but {type(data).__name__} yields {offered}."
+            )
 
 
 def check_facts(module: nn.Module, key: str, facts: Mapping[str, int], source: str) -> None:
@@ -59,7 +80,7 @@ def check_facts(module: nn.Module, key: str, facts: Mapping[str, int], source: s
             )
 
 
-def check_tokenizer(path: Path, data: Any) -> None:
+def check_tokenizer(path: Path, data: Data | None) -> None:
     """Raise CheckpointError if weights were trained with other tokens than ``data`` yields.
 
     Args:
@@ -81,14 +102,14 @@ def check_resumed(trainer: Any, saved: Mapping[str, Any]) -> None:
         trainer: Resumes from a checkpoint.
         saved: State of the data that it holds.
     """
-    path, data = Path(str(trainer.ckpt_path)), getattr(trainer, "datamodule", None)
+    path, data = Path(str(trainer.ckpt_path)), data_of(trainer)
     if not _same_tokens(saved.get("tokenizer", {}).get("tokenizer.json"), data):
         raise CheckpointError(
             f"{path} was trained with another tokenizer than the data have now, such as one of "
             "texts that have changed: to go on with them, set data.tokenizer to "
             f"{_tokenizer_of(path)}; to begin anew, leave out --resume."
         )
-    old, new = saved.get("labels"), getattr(data, "labels", None)
+    old, new = saved.get("labels"), None if data is None else data.labels
     if old and new is not None and list(old) != list(new):
         raise CheckpointError(
             f"{path} was trained with the classes {old}, and the data have {new} now: restore "
@@ -96,8 +117,8 @@ def check_resumed(trainer: Any, saved: Mapping[str, Any]) -> None:
         )
 
 
-def _same_tokens(theirs: str | None, data: Any) -> bool:
-    state = data.state() if hasattr(data, "state") else {}
+def _same_tokens(theirs: str | None, data: Data | None) -> bool:
+    state = {} if data is None else data.state()
     ours = state.get("tokenizer", {}).get("tokenizer.json")
     return theirs is None or ours is None or _tokens(theirs) == _tokens(ours)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -11,8 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lit_foundry import ranges
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.layer_depth import module_depths, parameter_depths
-from lit_foundry.nn.lora import add_adapters
+from lit_foundry.nn.lora import add_adapters, is_adapter
 
+B = TypeVar("B", bound=Backbone)
 Since = Callable[[int], float]  # of a block so far below the head: for how long it has learnt
 ROUNDING = 1e-9  # 0.3 of a run is not before three times 0.1 of it
 
@@ -119,13 +120,14 @@ class Finetune:
         """Whether parts begin to learn during the run."""
         return bool(self.head_first or self.unfreeze)
 
-    def adapt(self, backbone: Backbone) -> None:
-        """Add adapters, if there are to be any, to a backbone that is new."""
+    def adapted(self, backbone: B) -> B:
+        """Return a backbone that is new, with the adapters that it is to have."""
         if self.lora and self.freeze != "all":
             lora = self.lora
             add_adapters(
                 backbone, lora.rank, lora.alpha, lora.dropout, lora.targets, skip=self.freeze
             )
+        return backbone
 
     def num_frozen(self, blocks: int) -> int:
         """Return how many of a backbone's blocks never learn."""
@@ -152,6 +154,11 @@ class Finetune:
             )
         if frozen == len(blocks):
             self._refuse_idle(frozen)
+        if self.lora and not any(is_adapter(key) for key, _ in backbone.named_parameters()):
+            raise ValueError(
+                f"model.finetune.lora adapts nothing of {name}: its task has to set it as "
+                "finetune.adapted(backbone)."
+            )
         self._check_time(len(blocks) - frozen, name, epochs)
         if self.batchnorm == "eval" and not norms:
             raise ValueError(

@@ -238,6 +238,23 @@ def build_optimizer(
     return MuonWith([group | (muon if group["muon"] else adamw) for group in groups])
 
 
+def options_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return what a config sets of each group, other than its rate at the moment."""
+    return [
+        {key: value for key, value in group.items() if key not in ("params", "lr")}
+        for group in optimizer.param_groups
+    ]
+
+
+def rates(optimizer: Optimizer) -> dict[str, float]:
+    """Return the highest rate of each part, by log key."""
+    found: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        key = f"lr/{group['part']}"
+        found[key] = max(group["lr"], found.get(key, 0.0))
+    return found
+
+
 def place_steps(optimizer: Optimizer) -> None:
     """Move the step counts of a loaded state to where the kernels of the optimizer want them.
 

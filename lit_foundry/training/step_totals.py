@@ -1,6 +1,10 @@
-"""The losses of the micro-batches that make up one optimizer step."""
+"""The losses of the micro-batches that make up one optimizer step.
+
+Shapes: K objectives.
+"""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 
-class Window:
+class StepTotals:
     """Sums the losses and counts of one step's micro-batches, without waiting for the device.
 
     Attributes:
@@ -17,24 +21,34 @@ class Window:
 
     def __init__(self) -> None:
         self.skipped = 0
-        self._parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._parts: list[tuple[Tensor, Tensor | None]] = []
 
     def clear(self) -> None:
         """Begin the next step."""
         self._parts.clear()
 
-    def add(self, total: Tensor, count: Tensor | int, rows: Tensor | None) -> None:
-        """Add a micro-batch: its summed loss, what that sums over, and its samples' rows."""
-        weight = torch.zeros_like(total, dtype=torch.float32) + count
+    def add(
+        self, totals: Sequence[Tensor], counts: Sequence[Tensor | int], rows: Tensor | None
+    ) -> None:
+        """Add a micro-batch.
+
+        Args:
+            totals: Summed loss of each objective.
+            counts: What each sums over.
+            rows: Those of its samples.
+        """
+        pairs = [
+            (total.detach().float(), torch.zeros_like(total, dtype=torch.float32) + count)
+            for total, count in zip(totals, counts, strict=True)
+        ]
         # A copy: what a loader's worker yields holds a file open.
         rows = None if rows is None else rows.clone()
-        self._parts.append((total.detach().float(), weight, rows))
+        self._parts.append((torch.stack([number for pair in pairs for number in pair]), rows))
 
     def reduce(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
-        """Return the summed loss and the count of the step, over all ranks."""
-        parts = torch.stack([number for part in self._parts for number in part[:2]])
-        sums = parts.view(-1, 2).sum(0)
-        total, count = trainer.strategy.reduce(sums, reduce_op="sum")
+        """Return the summed losses and the counts of the step, over all ranks; (K,) each."""
+        sums = torch.stack([numbers for numbers, _ in self._parts]).sum(0)
+        total, count = trainer.strategy.reduce(sums.view(-1, 2), reduce_op="sum").unbind(1)
         return total, count
 
     def skip(self, total: Tensor, epoch: int, step: int) -> None:
@@ -59,11 +73,11 @@ class Window:
 
     def suspects(self) -> list[int]:
         """Return the rows of the micro-batches whose loss is not finite, else all rows."""
-        bad = [part for part in self._parts if not part[0].isfinite()]
-        rows: list[Any] = [part[2].tolist() for part in bad or self._parts if part[2] is not None]
+        bad = [part for part in self._parts if not part[0].isfinite().all()]
+        rows: list[Any] = [part[1].tolist() for part in bad or self._parts if part[1] is not None]
         return [row for part in rows for row in part]
 
     @property
     def is_finite(self) -> bool:
         """Whether all losses of this rank are."""
-        return all(bool(part[0].isfinite()) for part in self._parts)
+        return all(bool(part[0].isfinite().all()) for part in self._parts)

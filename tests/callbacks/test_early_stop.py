@@ -39,8 +39,7 @@ class Scripted(Classification):
     def on_validation_epoch_end(self) -> None:
         """Log in place of the metrics."""
         name, value = self.scripted or ("val/acc", 0.0)
-        self.val_metrics.reset()
-        self.val_loss.reset()
+        self.scores.compute("val")
         self.log(name, torch.tensor(value))
 
 

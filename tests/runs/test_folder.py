@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from lit_foundry.checkpoints.files import CheckpointError, VerifiedCheckpointIO
+from lit_foundry.runs.folder import RunFolder
 from lit_foundry.runs.lock import _LOCKS
 from lit_foundry.runs.metrics_csv import MetricsCSV
-from lit_foundry.runs.folder import RunFolder
 
 
 def read(path: Path) -> list[dict[str, float]]:
@@ -252,7 +252,9 @@ def test_ranks_of_other_launchers_resume_the_run_that_the_first_has_locked(
     path = save(run, 5)
     monkeypatch.delenv("LIT_FOUNDRY_RUN")
     monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr("lit_foundry.runs.folder.lock", lambda path: pytest.fail("a rank took the lock"))
+    monkeypatch.setattr(
+        "lit_foundry.runs.folder.lock", lambda path: pytest.fail("a rank took the lock")
+    )
     assert RunFolder.start("mine", root, "required").ckpt_path == path
 
 

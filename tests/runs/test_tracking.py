@@ -18,12 +18,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from lit_foundry.runs import tracking
 from lit_foundry.__main__ import foreseen
 from lit_foundry.checkpoints.files import read_checkpoint
 from lit_foundry.cli.main import main
-from lit_foundry.runs.predictions import Predictions
+from lit_foundry.runs import tracking
 from lit_foundry.runs.folder import RunFolder
+from lit_foundry.runs.predictions import Predictions
 from lit_foundry.runs.tracking import WandbTracker, table, tracker_of
 from tests.conftest import REPO, corpus_config, reviews, tiny_config, write_config, write_csv
 from tests.test_layers import PACKAGE, imports_of

@@ -10,10 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
+from lit_foundry.callbacks import EMA
 from lit_foundry.checkpoints.files import CheckpointError, load_task
+from lit_foundry.cli.main import main
 from lit_foundry.data import TextFiles
 from lit_foundry.data.text.tokenizer_training import TrainTokenizer
 from lit_foundry.nn import Backbone
@@ -445,7 +447,7 @@ def test_weight_averages_are_validated_and_saved(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = tiny_config(tmp_path)["model"]["init_args"]["backbone"]["init_args"]["config"]
     model = Recorder(TextEncoder(config=config, vocab_size=400), 2, optim=SGD)
-    tape, ema = Tape(), EMAWeightAveraging(decay=0.9)
+    tape, ema = Tape(), EMA(decay=0.9)
     best = ModelCheckpoint(
         tmp_path / "saves", "best", monitor="val/loss", mode="min", save_weights_only=True
     )
@@ -474,10 +476,10 @@ def test_weight_averages_are_validated_and_saved(tmp_path: Path) -> None:
 
 def test_weight_averages_resume(tmp_path: Path) -> None:
     whole, half, resumed = (task(optim=OptimConfig(schedule="constant")) for _ in range(3))
-    trainer(EMAWeightAveraging(decay=0.9), max_epochs=2).fit(whole, data(tmp_path))
-    first = trainer(EMAWeightAveraging(decay=0.9), SaveAt(4, tmp_path / "half.ckpt"), max_epochs=1)
+    trainer(EMA(decay=0.9), max_epochs=2).fit(whole, data(tmp_path))
+    first = trainer(EMA(decay=0.9), SaveAt(4, tmp_path / "half.ckpt"), max_epochs=1)
     first.fit(half, data(tmp_path))
-    second = trainer(EMAWeightAveraging(decay=0.9), max_epochs=2)
+    second = trainer(EMA(decay=0.9), max_epochs=2)
     second.fit(resumed, data(tmp_path), ckpt_path=tmp_path / "half.ckpt")
     assert equal(snapshot(resumed), snapshot(whole))
 
@@ -518,16 +520,17 @@ def test_init_from_takes_the_backbone_of_another_task(tmp_path: Path) -> None:
     assert model.head.out.out_features == 4
 
 
-def test_init_from_is_ignored_on_resume(tmp_path: Path) -> None:
-    first = trainer()
-    model = task()
-    first.fit(model, data(tmp_path))
-    first.save_checkpoint(tmp_path / "first.ckpt")
-    again = task(seed=9, init_from=tmp_path / "gone.ckpt")
-    trainer(max_epochs=1).fit(again, data(tmp_path), ckpt_path=tmp_path / "first.ckpt")
-    assert equal(snapshot(again), snapshot(model))
-    with pytest.raises(CheckpointError, match=r"gone\.ckpt is no checkpoint file"):
-        trainer().fit(again, data(tmp_path))
+def test_init_from_is_ignored_on_resume(tiny: Path, tmp_path: Path) -> None:
+    words = ["fit", "--config", str(tiny), "--experiment"]
+    source = main([*words, "source", "--trainer.max_epochs", "1"]).run.path / "checkpoints"
+    start = ["--model.init_from", str(source / "best.ckpt")]
+    main([*words, "next", *start, "--trainer.max_epochs", "1"])
+    (source / "best.ckpt").unlink()
+    with pytest.raises(CheckpointError, match=r"best\.ckpt is no checkpoint file"):
+        main([*words, "next", *start])
+    resumed = main([*words, "next", *start, "--resume", "required"])
+    assert resumed.trainer.current_epoch == 2
+    assert load_task(resumed.run.checkpoints / "best.ckpt").recipe()["init_args"]["init_from"]
 
 
 def test_init_from_lists_the_tensors_that_do_not_fit(tmp_path: Path) -> None:

@@ -72,12 +72,12 @@ def test_metrics_agree_with_scikit_learn(stage: str) -> None:
 
 def test_f1_of_two_classes_is_that_of_the_second_beside_the_mean() -> None:
     probs, label = torch.rand(50, 2).softmax(1), torch.randint(2, (50,))
-    two = Classification(Toy(), 2).val_metrics
+    two = Classification(Toy(), 2).scores.of("val")
     two.update(probs, label)
     scores, preds = two.compute(), probs.argmax(1)
     assert scores["val/f1"].item() == pytest.approx(f1_score(label, preds))
     assert scores["val/f1_macro"].item() == pytest.approx(f1_score(label, preds, average="macro"))
-    assert "val/f1" not in Classification(Toy(), 3).val_metrics.keys()  # noqa: SIM118
+    assert "val/f1" not in Classification(Toy(), 3).scores.of("val").keys()  # noqa: SIM118
 
 
 def ece(logits: Tensor, label: Tensor) -> float:

@@ -27,6 +27,7 @@ from lit_foundry.nn import Airbench, ResNet9, TextEncoder
 from lit_foundry.nn.image.augment import Augment
 from lit_foundry.nn.image.mixing import Mixing, beta_quantile
 from lit_foundry.nn.image.views import Views
+from lit_foundry.randomness import Moment
 from lit_foundry.runs.folder import RunFolder
 from lit_foundry.tasks import Classification, Finetune
 from tests.conftest import digits_config, write_config
@@ -266,7 +267,7 @@ def test_draws_of_one_sample_are_augmented_anew() -> None:
     batch = {"pixel_values": pixels(1).expand(4, 3, 16, 16), "index": torch.zeros(4).long()}
     batch |= {"label": batch["index"], "draw": torch.arange(4)}
     views = Views(Augment(pad=4, policy="trivialaugment"))
-    found = views.train(batch, 2, torch.zeros(1), seed=0, epoch=0, progress=0.0)["pixel_values"]
+    found = views.augmented(batch, Moment())["pixel_values"]
     assert len(found.flatten(1).unique(dim=0)) == 4
 
 
@@ -317,9 +318,7 @@ def test_targets_are_shares_until_mixing_ends() -> None:
     views = Views(mixing=Mixing(mixup=1.0, until=0.5))
     label = torch.arange(6) % 3
     batch = {"pixel_values": pixels(), "index": torch.arange(6), "label": label}
-    when = {"seed": 0, "epoch": 0}
-    early = views.train(batch, 3, torch.zeros(1), progress=0.4, **when)
-    late = views.train(batch, 3, torch.zeros(1), progress=0.6, **when)
+    early, late = (views.mixed(batch, 3, Moment(progress=done)) for done in (0.4, 0.6))
     assert early["target"].shape == (6, 3)
     assert "target" not in late
     assert late["pixel_values"].dtype == torch.uint8
@@ -407,3 +406,15 @@ def test_evaluation_keeps_no_file_of_a_workers_memory_open(tmp_path: Path) -> No
         assert len(trainer.predict(task, data) or ()) == 120
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_another_view_has_other_numbers() -> None:
+    batch = {"pixel_values": pixels(), "index": torch.arange(6)}
+    views, moment = Views(Augment(pad=4, flip="random")), Moment(3, 1)
+    first, again, second = (
+        views.augmented(batch, moment, number)["pixel_values"] for number in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    index = {"index": batch["index"][[4]], "pixel_values": batch["pixel_values"][[4]]}
+    assert torch.equal(views.augmented(index, moment, 1)["pixel_values"], second[[4]])

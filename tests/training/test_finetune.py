@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from lit_foundry.callbacks import EMA, Averaging
 from lit_foundry.checkpoints.files import load_task
 from lit_foundry.nn import ImageEncoder, TextDecoder
 from lit_foundry.nn.classification_loss import classification_loss
@@ -195,7 +196,7 @@ def test_averages_leave_alone_what_is_frozen_and_validate_as_they_are(
 ) -> None:
     if finetune.lora:
         pytest.importorskip("peft")
-    average: Any = EMAWeightAveraging(decay=0.7) if ema else WeightAveraging()
+    average: Any = EMA(decay=0.7) if ema else Averaging()
     model = classifier(kind, finetune)
     start, runs = state(model), []
 
@@ -238,7 +239,7 @@ def test_an_average_that_begins_later_is_the_network_until_then(kind: str, tmp_p
         def on_validation_end(self, trainer: Any, *args: Any) -> None:
             scores.append(float(trainer.callback_metrics["val/loss"]))
 
-    for late in ([EMAWeightAveraging(update_starting_at_step=99)], []):
+    for late in ([EMA(update_starting_at_step=99)], []):
         model = classifier(kind, init_from=tmp_path / "source.ckpt")
         trainer(*late, Scores(), max_epochs=2).fit(model, Data(kind))
         scores.append(float(model.head.out.weight.detach().sum()))

@@ -1,6 +1,5 @@
 """Text to pretrain on, of any size, in packed rows."""
 
-import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +30,7 @@ from lit_foundry.data.text.tokenizer import (
     tokenizer_from_files,
 )
 from lit_foundry.data.text.tokenizer_training import TrainTokenizer
-from lit_foundry.randomness import philox
+from lit_foundry.randomness import philox, run_seed
 from lit_foundry.recipe import plain
 
 Ints = NDArray[np.int64]
@@ -114,6 +113,7 @@ class Corpus(TokenizedText):
         self.packing, self.deduplicate = packing, deduplicate
         self.val_fraction, self.val_from, self.split_seed = val_fraction, val_from, split_seed
         self.batch_warmup = batch_warmup
+        self.reloads = batch_warmup is not None  # epochs in which steps grow have more of them
         self._tokens: dict[str, TokenShards] = {}
         self._datasets: dict[str, PackedDataset] = {}
         self._tokens_per_byte: dict[str, float] = {}
@@ -187,7 +187,7 @@ class Corpus(TokenizedText):
         before, after = self.frame
         size, train = self.max_length, split == "train"
         # Whatever the seed of a run, evaluation has the same rows, and so the same masks.
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if train else 0
+        seed = run_seed() if train else 0
         whole = lengths == tokens.lengths[documents] - offsets  # with their end in the split
         rows: Pieces | Stream
         if self.packing == "isolated":
@@ -247,17 +247,13 @@ class Corpus(TokenizedText):
         micro = self.micro_batch
         if self.batch_tokens and micro:
             micro = max(1, micro // size)
-        trainer: Any = self.trainer
-        if self.batch_warmup and trainer:
-            # Epochs in which steps grow have more of them.
-            trainer.reload_dataloaders_every_n_epochs = 1
         return RowBatches(
             len(dataset),
             size,
             batch,
             micro_batch=micro,
             warmup=self.batch_warmup,
-            limit=getattr(trainer, "limit_train_batches", 1.0),
+            limit=getattr(self.trainer, "limit_train_batches", 1.0),
             **place,
         )
 

@@ -17,6 +17,7 @@ from lit_foundry.data.base import DataModule, Split
 from lit_foundry.data.batch import ImageBatch
 from lit_foundry.data.files.image_table import ImageTable
 from lit_foundry.data.files.image_tables import read_images
+from lit_foundry.data.files.raw_inputs import image_rows
 from lit_foundry.data.files.rows import DataError
 from lit_foundry.data.image.dataset import ImageDataset, Streamed, bad
 from lit_foundry.data.image.decoding import BadImageError, Fit, Form, Mode
@@ -168,8 +169,20 @@ class DecodedImages(DataModule):
         for start in range(0, len(items), INFERENCE):
             yield dataset[range(start, min(start + INFERENCE, len(items)))]
 
-    def save_preprocessor(self, folder: Path, inputs: Sequence[str], goes_on: bool = False) -> None:
-        """Write nothing: an export's manifest has what images need."""
+    def rows(self, inputs: Any) -> Sequence[Any]:
+        """Return images one by one."""
+        return image_rows(inputs, self.image_column)
+
+    def caveat(self, format: str) -> str | None:
+        """Tell what pipelines of transformers make of other files."""
+        if format != "hf":
+            return None
+        if self.form.channels == 1:
+            return "pipelines of transformers take colours; lit_foundry.load takes these greys"
+        return (
+            "of greys of 16 bit, transformers makes white what exceeds 255, where predict scales "
+            "them"
+        )
 
 
 def _present(table: ImageTable | None) -> ImageTable:

@@ -4,14 +4,15 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from lit_foundry.data.base import DataModule
+from lit_foundry.data.base import DataModule, Split
 from lit_foundry.data.batch import TextBatch
+from lit_foundry.data.files.raw_inputs import text_rows
 from lit_foundry.data.files.rows import Quoting, check_length
 from lit_foundry.data.files.table import Table
 from lit_foundry.data.files.text_tables import DataError, read_lines
@@ -116,6 +117,27 @@ class TokenizedText(DataModule):
         """What a language model must know of the token ids."""
         return Vocabulary.of(self.tokenizer)
 
+    @abstractmethod
+    def table(self, split: Any) -> Table:
+        """Return a split as the files hold it."""
+
+    def ids(self, split: Split) -> Sequence[str] | None:
+        """Return what identifies the samples of a split."""
+        return self.table(split).ids
+
+    def rows(self, inputs: Any) -> Sequence[Any]:
+        """Return texts, or pairs of texts, one by one."""
+        return text_rows(inputs, self.text_columns)
+
+    def caveat(self, format: str) -> str | None:
+        """Tell what transformers would cut otherwise."""
+        if format != "hf" or self.truncation != "head_tail":
+            return None
+        return (
+            f"of texts over {self.max_length} tokens, transformers keeps the head, where training "
+            "kept head and tail, as lit_foundry.load does"
+        )
+
     @property
     def batch_fields(self) -> list[str]:
         """Fields of the batches that a network may read."""
@@ -123,7 +145,7 @@ class TokenizedText(DataModule):
         return ["input_ids", "attention_mask", *segments]
 
     def batches(
-        self, inputs: Sequence[str] | Sequence[tuple[str, str]], batch_tokens: int
+        self, inputs: Sequence[str] | Sequence[tuple[str, str]], batch_tokens: int = 8192
     ) -> Iterator[TextBatch]:
         """Yield texts, or pairs of texts, in batches of similar length.
 

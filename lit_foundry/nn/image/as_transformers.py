@@ -13,13 +13,19 @@ from lit_foundry.nn.image.encoder import ImageEncoder
 OTHERWISE = "Export with --format safetensors, onnx or torch."
 
 
-def image_classifier(backbone: nn.Module, head: nn.Module, labels: Sequence[str]) -> Any:
+def image_classifier(
+    backbone: nn.Module,
+    head: nn.Module,
+    labels: Sequence[str],
+    problem: str = "single_label_classification",
+) -> Any:
     """Build the ``AutoModelForImageClassification`` that computes the same logits.
 
     Args:
         backbone: Encoder, whose weights are copied.
         head: A linear layer on it.
-        labels: Names of the classes, in the order of the outputs.
+        labels: Names of the outputs, in their order.
+        problem: What ``transformers`` calls their kind.
 
     Raises:
         ValueError: If ``transformers`` has no such model.
@@ -42,7 +48,7 @@ def image_classifier(backbone: nn.Module, head: nn.Module, labels: Sequence[str]
         )
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: i for i, name in enumerate(labels)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = problem
     config.architectures = []  # of several classifiers, take the first
     model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     prefix, state = model.base_model_prefix, model.state_dict()

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as tv
 from lit_foundry import ranges
 from lit_foundry.nn.image.erasing import blanked, erased_boxes
 from lit_foundry.nn.image.randaugment import PolicyName, apply_policy, jitter
-from lit_foundry.randomness import sample_keys, uniforms
+from lit_foundry.randomness import Moment, uniforms
 
 PadMode = Literal["zero", "reflect"]
 _SHIFT, _FLIP, _BOX, _CUTOUT, _ERASE, _POLICY, _JITTER = range(16, 23)  # streams of random numbers
@@ -135,28 +135,24 @@ class Augment:
         self,
         images: Tensor,
         index: Tensor,
-        seed: int,
-        epoch: int,
-        progress: float = 0.0,
+        moment: Moment,
         fill: Tensor | None = None,
     ) -> Tensor:
         """Augment a batch.
 
         Args:
             images: Pixels, shape (B, C, H, W) uint8.
-            index: Row of each sample in its split, shape (B,).
-            seed: Seed of the run.
-            epoch: Number of the epoch.
-            progress: Fraction of the run that is done.
+            index: Number of each sample, shape (B,).
+            moment: When they are drawn.
             fill: What blanked places hold, shape (C, 1, 1), 0 to 255; black if None.
 
         Returns:
             Pixels, shape (B, C, S, S) uint8.
         """
-        keys = sample_keys(seed, epoch, index)
+        keys = moment.keys(index)
         height, width = self.shape(images)
-        size = self.size_at(progress, height)
-        flipped = self._flipped(index, keys, seed, epoch)
+        size = self.size_at(moment.progress, height)
+        flipped = self._flipped(index, keys, moment)
         if self.resized_crop is not None:
             shape = (size, size) if self.size else (height, width)
             images = resized_crop(images, resized_boxes(images, keys, self.resized_crop), shape)
@@ -180,14 +176,14 @@ class Augment:
             images = blanked(images, *erased_boxes(images, keys, _ERASE, self.erasing), blank)
         return images
 
-    def _flipped(self, index: Tensor, keys: Tensor, seed: int, epoch: int) -> Tensor | None:
+    def _flipped(self, index: Tensor, keys: Tensor, moment: Moment) -> Tensor | None:
         """Return which images are mirrored, shape (B,) bool; None where none is."""
         if self.flip == "none":
             return None
         if self.flip == "random":
             return uniforms(keys, 1, _FLIP)[:, 0] < 0.5
-        first = uniforms(sample_keys(seed, 0, index), 1, _FLIP)[:, 0] < 0.5
-        return first ^ bool(epoch % 2)
+        first = uniforms(Moment(moment.seed).keys(index), 1, _FLIP)[:, 0] < 0.5
+        return first ^ bool(moment.epoch % 2)
 
 
 def centre(images: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_foundry import ranges
-from lit_foundry.randomness import sample_keys, uniforms
+from lit_foundry.randomness import Moment, uniforms
 
 _CHOICE, _BETA, _PLACE = range(24, 27)  # streams of random numbers
 _GRID = 1024  # points of the table that turns uniform numbers into those of a beta distribution
@@ -57,22 +57,21 @@ class Mixing:
         return bool(self.prob and (self.mixup or self.cutmix)) and progress < self.until
 
     def __call__(
-        self, images: Tensor, label: Tensor, index: Tensor, num_classes: int, seed: int, epoch: int
+        self, images: Tensor, label: Tensor, index: Tensor, num_classes: int, moment: Moment
     ) -> tuple[Tensor, Tensor]:
         """Mix a batch.
 
         Args:
             images: Shape (B, C, H, W), any dtype.
             label: Classes, shape (B,).
-            index: Row of each sample in its split, shape (B,).
+            index: Number of each sample, shape (B,).
             num_classes: Number of classes K.
-            seed: Seed of the run.
-            epoch: Number of the epoch.
+            moment: When they are drawn.
 
         Returns:
             Mixed images, float32, and the share of each class in them, shape (B, K).
         """
-        keys = sample_keys(seed, epoch, index)
+        keys = moment.keys(index)
         choice = uniforms(keys, 2, _CHOICE)
         half = 0.5 if self.mixup else 1.0
         cuts = choice[:, 0] < (half if self.cutmix else 0.0)

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_foundry.nn.image.augment import Augment, centre
+from lit_foundry.nn.image.backbone import ImageBackbone
 from lit_foundry.nn.image.mixing import Mixing
-from lit_foundry.randomness import sample_numbers
+from lit_foundry.randomness import Moment, sample_numbers
 
 TTA = Literal["none", "flip", "translate"]
+_VIEW = 56  # bits above which samples are numbered by their view
 
 
 @dataclass(frozen=True)
@@ -25,31 +27,46 @@ class Views:
         tta: Test-time augmentation: the mean logits of an image and its mirror image (``flip``),
             or of these and the same moved by a pixel up and left, and down and right, where the
             unmoved ones count half (``translate``; Jordan, https://arxiv.org/abs/2404.00498).
+        backbone: Whose mean colour blanked places have; None makes them black.
     """
 
     augment: Augment = field(default_factory=Augment)
     mixing: Mixing = field(default_factory=Mixing)
     tta: TTA = "none"
+    backbone: ImageBackbone | None = None
 
-    def train(
-        self, batch: Mapping[str, Any], num_classes: int, fill: Tensor, **when: Any
+    def augmented(
+        self, batch: Mapping[str, Any], moment: Moment, number: int = 0
     ) -> dict[str, Any]:
-        """Return a batch augmented and mixed; ``target`` holds the shares of classes if mixed.
+        """Return a batch with its images augmented.
+
+        Args:
+            batch: With ``pixel_values`` and ``index``.
+            moment: When.
+            number: Of the view; each is drawn by itself.
+        """
+        samples = sample_numbers(batch) + (number << _VIEW)
+        mean: Any = None if self.backbone is None else self.backbone.mean
+        fill = None if mean is None else mean * 255
+        images = self.augment(batch["pixel_values"], samples, moment, fill)
+        return {**batch, "pixel_values": images}
+
+    def mixed(
+        self, batch: Mapping[str, Any], num_classes: int, moment: Moment
+    ) -> Mapping[str, Any]:
+        """Return a batch mixed, if anything is; its ``target`` then holds the shares of classes.
 
         Args:
             batch: With ``pixel_values``, ``index`` and ``label``.
             num_classes: Number of classes.
-            fill: What blanked places hold, shape (C, 1, 1), 0 to 255.
-            when: ``seed``, ``epoch`` and ``progress`` of the run.
+            moment: When.
         """
-        index, progress = sample_numbers(batch), when.pop("progress")
-        images = self.augment(batch["pixel_values"], index, **when, progress=progress, fill=fill)
-        views = {**batch, "pixel_values": images}
-        if self.mixing.mixes(progress):
-            views["pixel_values"], views["target"] = self.mixing(
-                images, batch["label"], index, num_classes, **when
-            )
-        return views
+        if not self.mixing.mixes(moment.progress):
+            return batch
+        images, target = self.mixing(
+            batch["pixel_values"], batch["label"], sample_numbers(batch), num_classes, moment
+        )
+        return {**batch, "pixel_values": images, "target": target}
 
     def logits(
         self, network: Callable[[Mapping[str, Any]], Tensor], batch: Mapping[str, Any]

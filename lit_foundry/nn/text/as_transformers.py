@@ -15,13 +15,19 @@ OUTPUT_LAYERS = dict.fromkeys(
 )
 
 
-def sequence_classifier(backbone: nn.Module, head: nn.Module, labels: Sequence[str]) -> Any:
+def sequence_classifier(
+    backbone: nn.Module,
+    head: nn.Module,
+    labels: Sequence[str],
+    problem: str = "single_label_classification",
+) -> Any:
     """Build the ``AutoModelForSequenceClassification`` that computes the same logits.
 
     Args:
         backbone: Encoder, whose weights are copied.
         head: The family's own head on it.
-        labels: Names of the classes, in the order of the outputs.
+        labels: Names of the outputs, in their order.
+        problem: What ``transformers`` calls their kind.
 
     Raises:
         ValueError: If ``transformers`` has no such model.
@@ -45,7 +51,7 @@ def sequence_classifier(backbone: nn.Module, head: nn.Module, labels: Sequence[s
 
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: i for i, name in enumerate(labels)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = problem
     model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     layers = {**FAMILY_LAYERS[config.model_type]}
     layers["out"] = OUTPUT_LAYERS.get(config.model_type, "classifier")

@@ -20,7 +20,7 @@ from lit_foundry.nn.image.augment import (
 )
 from lit_foundry.nn.image.erasing import blanked, erased_boxes
 from lit_foundry.nn.image.mixing import Mixing
-from lit_foundry.randomness import sample_keys
+from lit_foundry.randomness import Moment, sample_keys
 
 ROWS = 64
 
@@ -80,7 +80,7 @@ def test_random_places_are_uniform() -> None:
 
 def test_alternating_flip_shows_both_sides_in_every_two_epochs(squares: Tensor) -> None:
     augment = Augment(flip="alternating")
-    epochs = [augment(squares, INDEX, 0, epoch) for epoch in range(4)]
+    epochs = [augment(squares, INDEX, Moment(0, epoch)) for epoch in range(4)]
     assert torch.equal(epochs[0], epochs[2])
     assert torch.equal(epochs[1], epochs[3])
     assert torch.equal(epochs[0].flip(-1), epochs[1])
@@ -90,7 +90,7 @@ def test_alternating_flip_shows_both_sides_in_every_two_epochs(squares: Tensor) 
 
 def test_random_flip_flips_half_and_others_each_epoch(squares: Tensor) -> None:
     augment = Augment(flip="random")
-    kept = [(augment(squares, INDEX, 0, e) == squares).flatten(1).all(1) for e in range(2)]
+    kept = [(augment(squares, INDEX, Moment(0, e)) == squares).flatten(1).all(1) for e in range(2)]
     assert 0.3 < kept[0].float().mean() < 0.7
     assert 10 < (kept[0] != kept[1]).sum() < ROWS - 10
 
@@ -107,11 +107,11 @@ def test_random_flip_flips_half_and_others_each_epoch(squares: Tensor) -> None:
     ids=["crop", "resized", "randaugment", "trivialaugment", "jitter"],
 )
 def test_a_sample_is_augmented_alike_in_any_batch(squares: Tensor, augment: Augment) -> None:
-    whole = augment(squares, INDEX, 3, 5)
+    whole = augment(squares, INDEX, Moment(3, 5))
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))[:10]
-    assert torch.equal(augment(squares[order], INDEX[order], 3, 5), whole[order])
-    assert not torch.equal(augment(squares, INDEX, 3, 6), whole)
-    assert not torch.equal(augment(squares, INDEX, 4, 5), whole)
+    assert torch.equal(augment(squares[order], INDEX[order], Moment(3, 5)), whole[order])
+    assert not torch.equal(augment(squares, INDEX, Moment(3, 6)), whole)
+    assert not torch.equal(augment(squares, INDEX, Moment(4, 5)), whole)
     assert whole.dtype == torch.uint8
 
 
@@ -209,7 +209,7 @@ def test_policies_draw_every_operation(squares: Tensor) -> None:
 def test_shades_of_grey_go_through_every_augmentation(squares: Tensor) -> None:
     shades = squares[:, :1]
     for augment in (Augment(policy="randaugment"), Augment(jitter=(0.4, 0.4, 0.4, 0.1))):
-        assert augment(shades, INDEX, 0, 0).shape == shades.shape
+        assert augment(shades, INDEX, Moment(0, 0)).shape == shades.shape
 
 
 def test_cutout_blanks_one_square(squares: Tensor) -> None:
@@ -240,22 +240,22 @@ def test_size_grows_in_steps_until_it_is_reached() -> None:
 
 def test_growing_images_show_all_that_was_cut_out(squares: Tensor) -> None:
     smooth = torch.linspace(0, 255, 24).round().byte().expand(ROWS, 3, 24, 24)
-    found = Augment(size=24, start_size=12)(smooth, INDEX, 0, 0, progress=0.0)
+    found = Augment(size=24, start_size=12)(smooth, INDEX, Moment())
     assert found.shape == (ROWS, 3, 12, 12)
     expected = smooth.float().unfold(3, 2, 2).mean(-1)[:, :, ::2]
     assert (found[..., 1:-1] - expected[..., 1:-1]).abs().max() < 4
 
 
 def test_images_that_are_not_square_stay_whole_if_no_size_is_set(images: Tensor) -> None:
-    assert torch.equal(Augment()(images, INDEX, 0, 0), images)
+    assert torch.equal(Augment()(images, INDEX, Moment(0, 0)), images)
     for augment in (Augment(pad=2, flip="random"), Augment(resized_crop=0.5)):
-        assert augment(images, INDEX, 0, 0).shape == images.shape
+        assert augment(images, INDEX, Moment(0, 0)).shape == images.shape
 
 
 def test_a_size_beyond_the_images_is_refused_with_the_remedy(images: Tensor) -> None:
     for augment in (Augment(size=25), Augment(size=25, resized_crop=0.5)):
         with pytest.raises(ValueError, match=r"size=25 is larger than the images, of 24 x 32 .*"):
-            augment(images, INDEX, 0, 0)
+            augment(images, INDEX, Moment(0, 0))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_bad_value_is_named_with_its_rule(values: dict[str, object], key: str) -
     ],
 )
 def test_a_gpu_augments_as_a_cpu(squares: Tensor, augment: Augment, levels: int) -> None:
-    cpu, gpu = (augment(squares.to(d), INDEX.to(d), 3, 5).cpu() for d in ("cpu", "cuda"))
+    cpu, gpu = (augment(squares.to(d), INDEX.to(d), Moment(3, 5)).cpu() for d in ("cpu", "cuda"))
     away = (cpu.int() - gpu.int()).abs() > levels
     assert away.float().mean() <= (0.01 if augment.policy else 0)  # places that are rounded
 

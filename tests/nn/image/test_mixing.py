@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.distributions import Beta
 
 from lit_foundry.nn.image.mixing import Mixing, beta_quantile, cutmix, mixup
+from lit_foundry.randomness import Moment
 
 ROWS = 399  # a multiple of the classes: neighbours have different ones
 INDEX = torch.arange(ROWS)
@@ -19,7 +20,7 @@ def images() -> Tensor:
 
 
 def test_mixup_is_its_formula(images: Tensor) -> None:
-    mixed, target = Mixing(mixup=0.4)(images, LABEL, INDEX, 7, seed=0, epoch=1)
+    mixed, target = Mixing(mixup=0.4)(images, LABEL, INDEX, 7, Moment(0, 1))
     own, other = LABEL, LABEL.roll(1)
     share = target[INDEX, own]  # of neighbours, no two have the same class
     assert torch.allclose(target[INDEX, other], 1 - share, atol=1e-6)
@@ -29,7 +30,7 @@ def test_mixup_is_its_formula(images: Tensor) -> None:
 
 
 def test_cutmix_replaces_a_rectangle_and_counts_its_area(images: Tensor) -> None:
-    mixed, target = Mixing(cutmix=1.0)(images, LABEL, INDEX, 7, seed=0, epoch=1)
+    mixed, target = Mixing(cutmix=1.0)(images, LABEL, INDEX, 7, Moment(0, 1))
     share = target[INDEX, LABEL]
     replaced = (mixed == images.roll(1, 0)).all(1) & (mixed != images).any(1)
     found = 1 - replaced.float().mean((1, 2))
@@ -63,15 +64,15 @@ def test_shares_have_a_beta_distribution(alpha: float) -> None:
 
 def test_mixing_is_a_function_of_seed_epoch_and_sample(images: Tensor) -> None:
     mixing = Mixing(mixup=0.2, cutmix=1.0)
-    first, target = mixing(images, LABEL, INDEX, 7, seed=0, epoch=1)
-    again, same = mixing(images, LABEL, INDEX, 7, seed=0, epoch=1)
+    first, target = mixing(images, LABEL, INDEX, 7, Moment(0, 1))
+    again, same = mixing(images, LABEL, INDEX, 7, Moment(0, 1))
     assert torch.equal(first, again)
     assert torch.equal(target, same)
-    assert not torch.equal(mixing(images, LABEL, INDEX, 7, seed=0, epoch=2)[1], target)
+    assert not torch.equal(mixing(images, LABEL, INDEX, 7, Moment(0, 2))[1], target)
 
 
 def test_an_unmixed_share_stays(images: Tensor) -> None:
-    mixed, target = Mixing(mixup=1.0, prob=0.3)(images, LABEL, INDEX, 7, seed=0, epoch=0)
+    mixed, target = Mixing(mixup=1.0, prob=0.3)(images, LABEL, INDEX, 7, Moment(0, 0))
     whole = target.max(1).values == 1
     assert 0.6 < whole.float().mean() < 0.8
     assert torch.equal(mixed[whole], images[whole].float())

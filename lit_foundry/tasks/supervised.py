@@ -1,0 +1,162 @@
+"""What tasks share that predict labels of samples from the features of one backbone.
+
+Shapes: B batch, C outputs.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchmetrics import Metric
+
+from lit_foundry.datamodule import Data
+from lit_foundry.nn import Backbone, Network
+from lit_foundry.nn.image.augment import Augment
+from lit_foundry.nn.image.backbone import ImageBackbone
+from lit_foundry.nn.image.mixing import Mixing
+from lit_foundry.nn.image.network import ImageNetwork
+from lit_foundry.nn.image.views import TTA, Views
+from lit_foundry.nn.text.network import TextNetwork
+from lit_foundry.tasks.base import Task
+from lit_foundry.training.compiling import compile_in_place
+from lit_foundry.training.finetune import Finetune
+from lit_foundry.training.optim import OptimConfig
+
+
+class Supervised(Task):
+    """A backbone with a head, on texts or images. A subclass implements :meth:`step`.
+
+    Args:
+        backbone: Text or image encoder.
+        outputs: Number of outputs C.
+        dropout: Probability before the last layer; None takes the family's own.
+        augment: What is done to training images; None nothing.
+        mixing: How training images are mixed; None not at all.
+        tta: Test-time augmentation of images, as in :class:`Views`.
+        compile: Compile the backbone in training.
+        finetune: What is frozen, and when.
+        optim: Optimizer and schedule.
+        init_from: Checkpoint whose backbone initializes this one.
+        metrics: Evaluation metrics.
+        train_metrics: Those of training.
+
+    Attributes:
+        problem: What ``transformers`` calls the kind of outputs.
+    """
+
+    problem: ClassVar[str] = "single_label_classification"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        outputs: int,
+        dropout: float | None,
+        augment: Augment | None,
+        mixing: Mixing | None,
+        tta: TTA,
+        compile: bool,
+        finetune: Finetune,
+        optim: OptimConfig,
+        init_from: Path | None,
+        metrics: Mapping[str, Metric],
+        train_metrics: Mapping[str, Metric],
+    ) -> None:
+        super().__init__(optim, finetune, init_from, metrics, train_metrics)
+        self.backbone = finetune.adapted(backbone)
+        self.head = self.built_head(outputs, dropout)
+        if isinstance(backbone, ImageBackbone):
+            self.views = Views(augment or Augment(), mixing or Mixing(), tta, backbone)
+        elif augment or mixing or tta != "none":
+            raise ValueError(
+                "model.augment, model.mixing and model.tta are for images, and a "
+                f"{type(backbone).__name__} reads {', '.join(backbone.inputs)}: leave them out."
+            )
+        self.job = f"{'text' if self.views is None else 'image'}-classification"
+        self.compiled = compile
+        self._forward_flops: dict[int, int] = {}  # of a sample, by the size of images
+
+    def built_head(self, outputs: int, dropout: float | None) -> nn.Module:
+        """Build what turns features into outputs."""
+        return self.backbone.classifier(outputs, dropout)
+
+    @property
+    def own_facts(self) -> dict[str, int]:
+        """What the network sees other than the data hold: the size of images, if they are cut."""
+        size = self.views.augment.size if self.views else None
+        return {} if size is None else {"image_size": size}
+
+    def check_data(self, data: Data) -> None:
+        """Check also the sizes of images that the network will see.
+
+        Raises:
+            ValueError: If it cannot see them, or a fact of the data is another than its own.
+        """
+        super().check_data(data)
+        augment = self.views.augment if self.views else Augment()
+        edge = data.facts.get("image_size")
+        if edge is not None:
+            augment.shape(torch.empty(1, 1, edge, edge, device="meta"))
+        backbone: Any = self.backbone
+        if augment.start_size is not None:
+            if backbone.image_size is not None:
+                raise ValueError(
+                    f"model.augment.start_size={augment.start_size} needs a network that takes "
+                    f"images of any size, and this one is made for {backbone.image_size}: leave it "
+                    "out."
+                )
+            backbone.try_size(augment.start_size)
+
+    def setup(self, stage: str) -> None:
+        """Check and initialize; compile what is trained."""
+        super().setup(stage)
+        if self.compiled and stage == "fit":
+            compile_in_place(self.backbone, self.trainer.strategy.root_device)
+
+    def forward(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return (B, C) logits; in evaluation, of images, the mean over their views."""
+        if self.training or self.views is None:
+            logits: Tensor = self.head(self.backbone.encode(batch))
+            return logits
+        return self.views.logits(lambda view: self.head(self.backbone.encode(view)), batch)
+
+    def flops(self, batch: Mapping[str, Any]) -> float:
+        """Return the floating point operations that training on a batch of images takes.
+
+        Three times those of a forward pass, as torch counts them, or one if the backbone is
+        frozen; 0 for texts.
+        """
+        if self.views is None:
+            return 0.0
+        images: Tensor = batch["pixel_values"]
+        height, width = self.views.augment.shape(images)
+        size = self.views.augment.size_at(self.moment.progress, height)
+        if size not in self._forward_flops:
+            image = images[:1, :, :size, : size if size < height else width]
+            self._forward_flops[size] = self._counted(image)
+        learns = any(p.requires_grad for p in self.backbone.parameters())
+        return len(images) * self._forward_flops[size] * (3 if learns else 1)
+
+    @torch.no_grad()
+    def _counted(self, image: Tensor) -> int:
+        self.eval()
+        with FlopCounterMode(display=False) as counter:
+            self.backbone.forward(image)  # past what is compiled
+        self.train()
+        return int(counter.get_total_flops())
+
+    def network(self, data: Data) -> Network:
+        """Return backbone and head as a function of tensors.
+
+        Raises:
+            ValueError: If the images are not square.
+        """
+        if self.views is None:
+            return TextNetwork(self.backbone, self.head, data.batch_fields, self.problem)
+        if "image_size" not in data.facts:
+            raise ValueError("Only square images are exported: set data.size and fit again.")
+        assert isinstance(self.backbone, ImageBackbone)
+        size, fit = data.facts["image_size"], data.state().get("fit", "squash")
+        return ImageNetwork(self.backbone, self.head, self.views, size, fit, self.problem)

@@ -1,0 +1,73 @@
+"""What steers Lightning's loop from the data: accumulation, reloading, and where a resume begins.
+
+And what it is refused, as gradients are finished by the task.
+"""
+
+from math import inf
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loops.loop import _Loop
+
+from lit_foundry.datamodule import data_of
+
+
+def steer(trainer: Trainer) -> None:
+    """Let the loop of a fit follow the data, whenever it sets up its loader."""
+    loop: Any = trainer.fit_loop
+    if getattr(loop, "follows_data", False):
+        return
+    setup_data = loop.setup_data
+
+    def followed() -> None:
+        data = data_of(trainer)
+        if data is not None and data.reloads:
+            trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
+        leave_finished_epoch(trainer)
+        setup_data()
+        if data is not None:
+            accumulate(trainer, data.accumulate)
+
+    loop.setup_data, loop.follows_data = followed, True
+
+
+def accumulate(trainer: Trainer, batches: int) -> None:
+    """Have an optimizer step consist of so many micro-batches.
+
+    Raises:
+        ValueError: If the trainer was told another number.
+    """
+    if trainer.accumulate_grad_batches not in (1, batches):
+        raise ValueError(
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} is set by "
+            "data.micro_batch here; remove it and set data.micro_batch instead."
+        )
+    trainer.accumulate_grad_batches = batches
+
+
+def leave_finished_epoch(trainer: Trainer) -> None:
+    """Let a resume at the end of an epoch begin the next one.
+
+    Lightning does so unless ``max_steps`` is set: it would then go through an epoch without
+    batches, and count it.
+    """
+    loop: Any = trainer.fit_loop
+    epochs = loop.epoch_progress.current
+    if loop.restarting and epochs.ready == epochs.started == epochs.processed:
+        # The loop's own setter leaves it as it is, if max_steps is set.
+        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
+
+
+def check_clipping(trainer: Trainer) -> None:
+    """Raise ValueError unless gradients are to be clipped by their norm, or not at all."""
+    if (how := trainer.gradient_clip_algorithm) not in (None, "norm"):
+        raise ValueError(
+            f"trainer.gradient_clip_algorithm can only be norm, got {how.value}: remove "
+            "it; trainer.gradient_clip_val bounds the norm of all gradients."
+        )
+    most = trainer.gradient_clip_val
+    if most is not None and not 0 < most < inf:
+        raise ValueError(
+            f"trainer.gradient_clip_val must be a positive number, got {most}; leave it "
+            "out to clip nothing."
+        )
