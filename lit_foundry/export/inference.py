@@ -25,14 +25,22 @@ Logits = Callable[[Mapping[str, Tensor]], Tensor]  # fields of a batch to (B, C)
 
 
 class Predicted(NamedTuple):
-    """What a network says of some inputs, in their order: of each, what its kind is."""
+    """What a network says of some inputs, in their order."""
 
-    labels: list[Any]  # the most probable class; classes over 0.5; tags of its words
-    probs: Tensor  # (N, C), in the order of Predictor.labels; without entries for values and tags
-    values: Tensor  # (N,) or (N, K); without entries for other kinds
+    labels: list[Any]  # of each input, the most probable class; of several classes, those over 0.5
+    probs: Tensor  # (N, C), in the order of Predictor.labels
 
 
-NONE = torch.zeros(0)
+class PredictedValues(NamedTuple):
+    """Numbers of some inputs, in their order."""
+
+    values: Tensor  # (N,), or (N, K) in the order of Predictor.labels
+
+
+class PredictedTags(NamedTuple):
+    """Tags of the tokens of some inputs, in their order."""
+
+    tags: list[list[str]]
 
 
 class Predictor:
@@ -52,7 +60,7 @@ class Predictor:
         self.labels: list[str] = data.labels
 
     @torch.inference_mode()
-    def predict(self, inputs: Any, batch_tokens: int = 8192) -> Predicted:
+    def predict(self, inputs: Any, batch_tokens: int = 8192) -> Any:
         """Label texts, pairs of texts, or images.
 
         Args:
@@ -62,31 +70,30 @@ class Predictor:
                 (N, H, W, C).
             batch_tokens: Most tokens at once, padding included.
 
+        Returns:
+            :class:`Predicted`, :class:`PredictedValues` or :class:`PredictedTags`, by ``kind``.
+
         Raises:
             DataError: If an input is of another type.
         """
         rows = self.data.rows(inputs)
-        found: list[Tensor] = [NONE] * len(rows)
+        found = [torch.zeros(len(self.labels))] * len(rows)
         for batch in self.data.batches(rows, batch_tokens):
             outputs = self.logits(batch).float().cpu()
             for row, output in zip(batch["index"].tolist(), outputs, strict=True):
                 found[row] = output
-        return self._told(found)
-
-    def _told(self, outputs: Sequence[Tensor]) -> Predicted:
         names = self.labels
-        if self.kind == "value":
-            return Predicted([], NONE, torch.stack(list(outputs)) if outputs else NONE)
         if self.kind == "tags":
-            tags = [[names[i] for i in output.argmax(-1).tolist()] for output in outputs]
-            return Predicted(tags, NONE, NONE)
-        logits = torch.stack(list(outputs)) if outputs else torch.zeros(0, len(names))
+            return PredictedTags([[names[i] for i in row.argmax(-1).tolist()] for row in found])
+        whole = torch.stack(found) if found else torch.zeros(0, len(names))
+        if self.kind == "value":
+            return PredictedValues(whole)
         if self.kind == "classes":
-            probs = logits.sigmoid()
-            chosen = [[names[i] for i in row.nonzero().flatten().tolist()] for row in probs > 0.5]
-            return Predicted(chosen, probs, NONE)
-        probs = logits.softmax(-1)
-        return Predicted([names[i] for i in probs.argmax(-1).tolist()], probs, NONE)
+            probs = whole.sigmoid()
+            over = (row.nonzero().flatten().tolist() for row in probs > 0.5)
+            return Predicted([[names[i] for i in row] for row in over], probs)
+        probs = whole.softmax(-1)
+        return Predicted([names[i] for i in probs.argmax(-1).tolist()], probs)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
@@ -177,7 +184,14 @@ def exported_logits(
             )
         task.load_state_dict(load_file(folder / "model.safetensors"))
         task.eval().to(device)
-        return lambda batch: task(_moved(batch, device))
+        masks = {name: torch.bool for name in names if name.endswith("mask")}
+
+        def of_task(batch: Mapping[str, Tensor]) -> Tensor:
+            fields = _moved(batch, device)
+            outputs: Tensor = task(fields | {n: fields[n].to(dtype) for n, dtype in masks.items()})
+            return outputs
+
+        return of_task
     if format == "onnx":
         try:
             import onnxruntime

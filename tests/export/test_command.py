@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import lit_foundry
 from lit_foundry.checkpoints.files import CheckpointError
 from lit_foundry.cli.main import main
 from lit_foundry.export import command as exporting
+from lit_foundry.nn.text.network import LanguageNetwork
 from lit_foundry.usage import UsageError
 from tests.conftest import reviews, tiny_config, write_config, write_csv
 
@@ -135,6 +136,14 @@ def test_failing_export_leaves_the_older_one(
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_a_network_of_ours_is_exported_whatever_its_pooling(
+    mean_pooled: Path, tmp_path: Path
+) -> None:
+    folder = exporting.export(mean_pooled, "safetensors", tmp_path / "model")
+    told, expected = (lit_foundry.load(path).predict(TEXTS) for path in (folder, mean_pooled))
+    assert torch.allclose(told.probs, expected.probs, atol=1e-6)
+
+
 def test_folder_that_is_no_export_is_never_replaced(mean_pooled: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(CheckpointError, match="exists and is no export"):
@@ -210,6 +219,6 @@ def test_ids_of_a_language_model_are_those_of_its_tokenizer(tmp_path: Path) -> N
     )
     kinds = ("bos", "eos", "pad", "cls", "sep")
     tokenizer = SimpleNamespace(**{f"{kind}_token_id": i for i, kind in enumerate(kinds)})
-    exporting.write_ids(tmp_path, tokenizer)
+    LanguageNetwork.complete(cast(Any, None), tmp_path, tokenizer)
     expected = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "cls_token_id": 3}
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == expected

@@ -363,7 +363,7 @@ def test_networks_that_transformers_lacks_are_refused_by_name() -> None:
 
 def test_images_that_are_not_square_are_refused(vit: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(Noise, "facts", {"num_classes": 3, "in_channels": 3})
-    with pytest.raises(CheckpointError, match=r"Only square images are exported: set data.size"):
+    with pytest.raises(ValueError, match=r"Only square images are exported: set data.size"):
         exporting.export(vit, "torch")
 
 
