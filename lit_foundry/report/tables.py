@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from lit_foundry.recipe import differences
+from lit_foundry.report.blocks import NONE
+from lit_foundry.report.sections import score
 from lit_foundry.runs.past import COMMAND, Run, as_named_today
 
-NONE = "\N{EN DASH}"
 # How the titles of facts begin, in their order.
 ORDER = (
     *("best", "test", "stopped", "time", "steps", "parameters", "speed", "utilization"),
@@ -58,16 +59,16 @@ def about(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def best(run: Run) -> str:
-    """Tell the best validation score with its step; of an unfinished run, the accuracy so far."""
-    name, score = run.summary.get("best_metric"), run.summary.get("best_score")
-    if score is not None:
+    """Tell the best validation score with its step; of an unfinished run, how good it is so far."""
+    name, best = run.summary.get("best_metric"), run.summary.get("best_score")
+    if best is not None:
         steps, values = run.metrics.get(str(name), ([], []))
-        at = [step + 1 for step, value in zip(steps, values, strict=True) if value == score]
-        return f"{score:.4f} {name}" + (f" at step {at[0]:,}" if at else "")
+        at = [step + 1 for step, value in zip(steps, values, strict=True) if value == best]
+        return f"{best:.4f} {name}" + (f" at step {at[0]:,}" if at else "")
     if not run.summary and "val" in run.predictions:
         found = run.predictions["val"]
         step = f" at step {found.step:,}" if found.step else ""
-        return f"{(found.predicted == found.target).mean():.4f} accuracy{step}, so far"
+        return f"{said}{step}, so far" if (said := score(found)) else NONE
     return NONE
 
 
