@@ -3,13 +3,25 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lit_foundry.report import class_section
+from lit_foundry.report import (
+    class_section,
+    classes_section,
+    number_section,
+    tags_section,
+    value_section,
+)
 from lit_foundry.report.analysis import examples
 from lit_foundry.report.blocks import Block, Section, View
 from lit_foundry.runs.past import Run
 from lit_foundry.runs.predictions import Predictions
 
-SECTIONS: tuple[Section, ...] = (class_section.SECTION,)
+SECTIONS: tuple[Section, ...] = (
+    class_section.SECTION,
+    classes_section.SECTION,
+    value_section.SECTION,
+    tags_section.SECTION,
+    number_section.SECTION,
+)
 
 
 def blocks(split: str, runs: Sequence[Run], images: Path) -> Iterator[Block]:
