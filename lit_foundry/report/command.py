@@ -10,7 +10,7 @@ from lit_foundry.recipe import import_named
 from lit_foundry.report import plots
 from lit_foundry.report.blocks import embed
 from lit_foundry.report.sections import blocks
-from lit_foundry.report.tables import facts, missing, settings
+from lit_foundry.report.tables import evaluated, facts, missing, settings
 from lit_foundry.runs.past import SPLITS, Run, named, run_folder
 from lit_foundry.usage import OWN_HELP, Parser
 
@@ -76,6 +76,7 @@ def render(runs: Sequence[Run], images: Path, batch: bool = False) -> str:
         settings=settings(runs),
         curves=embed(curves) if has_curves else None,
         batches=batches(runs, images) if batch else {},
+        waiting=[run for run in runs if not evaluated(run)],
         titles=SPLITS,
         splits={split: found for split in SPLITS if (found := [*blocks(split, runs, images)])},
     )

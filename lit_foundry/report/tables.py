@@ -10,7 +10,7 @@ import yaml
 from lit_foundry.recipe import differences
 from lit_foundry.report.blocks import NONE
 from lit_foundry.report.sections import score
-from lit_foundry.runs.past import COMMAND, Run, as_named_today
+from lit_foundry.runs.past import COMMAND, SPLITS, Run, as_named_today
 
 # How the titles of facts begin, in their order.
 ORDER = (
@@ -104,12 +104,18 @@ def missing(run: Run) -> Iterator[tuple[Run, str, str]]:
         yield run, "It has no checkpoint to evaluate.", f"{COMMAND} fit --config {config}"
         return
     checkpoint = shlex.quote(str(run.checkpoint))
-    scored = {"test": run.read("test.json"), "val": run.metrics}
+    done = evaluated(run)
     for stage, split, title in (("test", "test", "test"), ("validate", "val", "validation")):
-        # A language model labels nothing that could be kept.
-        if split not in run.predictions and not (run.samples and scored[split]):
-            what = f"no predictions of the {title} split" if scored[split] else f"no {title} yet"
+        # A task that keeps nothing of samples was evaluated, and has no predictions of any split.
+        if split not in run.predictions and (run.predictions or split not in done):
+            what = f"no predictions of the {title} split" if split in done else f"no {title} yet"
             yield run, f"It has {what}.", f"{COMMAND} {stage} --ckpt_path {checkpoint}"
+
+
+def evaluated(run: Run) -> set[str]:
+    """Return the splits that a run has scores of."""
+    scores = {*run.metrics, *run.read("test.json")}
+    return {name.partition("/")[0] for name in scores} & SPLITS.keys()
 
 
 def settings(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -243,11 +243,28 @@ def test_interrupted_run_says_what_is_missing_and_what_makes_it(run: Path, tmp_p
 
 
 def test_run_without_predictions_says_how_to_make_them(run: Path, tmp_path: Path) -> None:
-    shutil.rmtree(run / "predictions")
+    (run / "predictions" / "test.parquet").unlink()
     page = page_of(run, output=tmp_path / "out")
     assert "It has no predictions of the test split." in page
-    assert f"{past_run.COMMAND} validate --ckpt_path {run}" in page
+    (run / "predictions" / "val.parquet").unlink()
+    for name in ("test.json", "metrics.csv"):
+        (run / name).unlink()
+    page = page_of(run, output=tmp_path / "out")
+    assert f"It has no validation yet. <code>{past_run.COMMAND} validate --ckpt_path {run}" in page
     assert headings(page, 2)[-1] == "Predictions"
+
+
+def test_run_of_a_task_that_keeps_nothing_of_samples_lacks_nothing(
+    run: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(run / "predictions")
+    page = page_of(run, output=tmp_path / "out")
+    assert headings(page, 2) == ["Run", "Settings", "Curves"]
+    assert 'class="box missing"' not in page
+    (run / "test.json").unlink()
+    page = page_of(run, output=tmp_path / "out")
+    assert "It has no test yet." in page
+    assert "predictions" not in page
 
 
 def test_run_that_only_began_has_a_page(run: Path, tmp_path: Path) -> None:
