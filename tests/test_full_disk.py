@@ -46,7 +46,8 @@ def run(config: Path) -> Path:
 
 def predictions() -> Predictions:
     probs = np.random.default_rng(0).dirichlet([1, 1], 50).astype(np.float32)
-    return Predictions(["a", "b"], probs, probs.argmax(1), {"tokens": list(range(50))})
+    columns = {"prob": probs, "target": probs.argmax(1)}
+    return Predictions(["a", "b"], columns, {"tokens": list(range(50))})
 
 
 def images(folder: Path) -> Path:

@@ -516,7 +516,8 @@ def test_a_report_shows_texts_labels_and_names_as_they_are(tmp_path: Path) -> No
     samples = {"id": [attack] * 4, "text": [attack] * 4, "tokens": [3] * 4}
     probs = np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
     target = np.array([1, 0, 0, 1])
-    Predictions([attack, "b"], probs, target, samples).write(run / "predictions/test.parquet")
+    columns = {"prob": probs, "target": target}
+    Predictions([attack, "b"], columns, samples).write(run / "predictions/test.parquet")
     report.main([str(run), "--output", str(tmp_path / "page")])
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert attack not in page

@@ -16,6 +16,7 @@ from lit_foundry.callbacks.early_stop import EarlyStop
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord
 from lit_foundry.callbacks.throughput import Throughput
 from lit_foundry.checkpoints.files import newest
+from lit_foundry.datamodule import data_of
 from lit_foundry.report.plots import plot_curves
 from lit_foundry.runs.folder import RunFolder, environment
 from lit_foundry.runs.tracking import trackers
@@ -49,14 +50,14 @@ class RunRecord(EvaluationRecord):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what the run is; a summary that a resumed run has is no longer true."""
         (self.run.path / "summary.json").unlink(missing_ok=True)
-        data: Any = getattr(trainer, "datamodule", None)
+        data = data_of(trainer)
         parts = {"model": pl_module, "data": data}
         recipes = {key: part.recipe() for key, part in parts.items() if hasattr(part, "recipe")}
         self.run.write("config.yaml", self.config or yaml.safe_dump(recipes, sort_keys=False))
-        state = data.state() if hasattr(data, "state") else {}
+        state = {} if data is None else data.state()
         for name, text in state.get("tokenizer", {}).items():
             self.run.write(f"tokenizer/{name}", text)
-        fingerprint = data.fingerprint() if hasattr(data, "fingerprint") else {}
+        fingerprint = {} if data is None else data.fingerprint()
         suffix = f"-resumed-at-{self.run.start_step}" if self.run.ckpt_path else ""
         self.run.write(f"environment{suffix}.json", environment(fingerprint))
         for tracker in trackers(trainer):

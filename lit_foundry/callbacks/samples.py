@@ -40,8 +40,7 @@ class Samples(Callback):
         batch, self._batch = self._batch, None
         if trainer.sanity_checking or batch is None or not trainer.is_global_zero:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        samples = pl_module.samples(batch, data.tokenizer)
+        samples = pl_module.samples(batch, pl_module.tokenizer)
         text = "\n\n".join(samples) + "\n"
         self.run.write(f"samples/{trainer.global_step}.txt", text)
         for logger in trainer.loggers:

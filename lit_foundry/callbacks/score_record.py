@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord
+from lit_foundry.datamodule import Split, data_of
 from lit_foundry.runs.folder import RunFolder
 from lit_foundry.runs.tracking import tracker_of
 
@@ -23,7 +24,7 @@ class ScoreRecord(EvaluationRecord):
         super().__init__(RunFolder.of(ckpt_path))
         self.ckpt_path, self.step = ckpt_path, step
 
-    def _write(self, trainer: Trainer, task: Any, stage: str) -> None:
+    def _write(self, trainer: Trainer, task: Any, stage: Split) -> None:
         self.record(trainer, task, stage, self.step)
         if not trainer.is_global_zero:
             return
@@ -32,8 +33,9 @@ class ScoreRecord(EvaluationRecord):
             for name, value in trainer.callback_metrics.items()
             if name.startswith(f"{stage}/")
         }
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        content = {"checkpoint": str(self.ckpt_path), "data": data.fingerprint(), **scores}
+        data = data_of(trainer)
+        content = {"data": {} if data is None else data.fingerprint(), **scores}
+        content = {"checkpoint": str(self.ckpt_path), **content}
         print(f"Scores written to {self.run.write(f'{stage}.json', content)}")
         if tracker := tracker_of(self.run.path):
             tracker.log_metrics(scores, self.step)

@@ -1,4 +1,4 @@
-"""What predictions tell of a classifier: per class, by confidence and by length.
+"""What predictions tell of a network: per class, by confidence and by length.
 
 Shapes: N samples, C classes, K bins.
 """
@@ -18,9 +18,12 @@ Counts = NDArray[np.int64]
 
 def confusion(predictions: Predictions) -> Counts:
     """Count samples by true (row) and predicted class, shape (C, C)."""
-    size = len(predictions.labels)
-    cells = predictions.target * size + predictions.predicted
-    return np.bincount(cells, minlength=size**2).reshape(size, size)
+    return count_pairs(predictions.target, predictions.predicted, len(predictions.labels))
+
+
+def count_pairs(target: Counts, predicted: Counts, size: int) -> Counts:
+    """Count pairs of true (row) and predicted class, shape (size, size)."""
+    return np.bincount(target * size + predicted, minlength=size**2).reshape(size, size)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,11 @@ class ClassScores:
 
 def class_scores(matrix: Counts) -> ClassScores:
     """Compute the scores of each class from a confusion matrix."""
-    hits, predicted, support = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
+    return scores_of(matrix.diagonal(), matrix.sum(0), matrix.sum(1))
+
+
+def scores_of(hits: Counts, predicted: Counts, support: Counts) -> ClassScores:
+    """Compute scores of classes from how often each was hit, was predicted and is there."""
     precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
     f1 = 2 * hits / np.maximum(predicted + support, 1)
     return ClassScores(precision, recall, f1, support)
@@ -64,12 +71,15 @@ class Calibration:
 
 
 def calibration(predictions: Predictions, num_bins: int = 15) -> Calibration:
-    """Bin samples by confidence.
+    """Bin samples by confidence; of several classes at once, all their probabilities.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017, arxiv.org/abs/1706.04599
     """
-    sure = predictions.probs.max(1)
-    right = predictions.predicted == predictions.target
+    if predictions.kind == "classes":
+        sure, right = predictions.probs.ravel(), predictions.target.ravel() > 0
+    else:
+        sure = predictions.probs.max(1)
+        right = predictions.predicted == predictions.target
     edges = np.linspace(0, 1, num_bins + 1, dtype=sure.dtype)
     index = np.searchsorted(edges, sure, side="right") - 1
 
@@ -129,16 +139,9 @@ def by_length(predictions: Predictions, edges: Counts) -> ByLength:
     return ByLength(hits / np.maximum(count, 1), *wilson(hits, count), count)
 
 
-def confident_mistakes(predictions: Predictions, count: int = 20) -> Counts:
-    """Return the rows of wrong predictions, the most confident first."""
-    wrong = np.flatnonzero(predictions.predicted != predictions.target)
-    order = np.argsort(-predictions.probs.max(1)[wrong], kind="stable")
-    return wrong[order][:count]
-
-
 def examples(predictions: Predictions, count: int = 24) -> Counts:
     """Return rows from all over a split, whatever was predicted."""
-    size = len(predictions.target)
+    size = len(predictions)
     return np.unique(np.linspace(0, size - 1, min(count, size)).astype(np.int64))
 
 

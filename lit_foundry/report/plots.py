@@ -23,15 +23,19 @@ FIRST = (
 )  # panels, in this order
 STYLES = ("-", "--", ":", "-.")
 PERFECT = "perfect calibration"
+Words = tuple[str, str, str]  # what confidence, accuracy and samples are called
+WORDS: Words = ("confidence", "accuracy", "samples")
 
 
-def _figure(width: float, height: float, **kwargs: Any) -> Any:
+def new_figure(width: float, height: float, **kwargs: Any) -> Any:
+    """Return a figure of a size in inches."""
     from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
     return Figure(figsize=(width, height), layout="constrained", dpi=120, **kwargs)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure, whole or not at all."""
     with replacing(path) as partial:
         figure.savefig(partial, format="png")
 
@@ -41,7 +45,7 @@ def plot_confusion(matrix: NDArray[Any], labels: Sequence[str], path: Path) -> N
     counts = matrix.astype(float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = 2.5 + min(0.55 * len(labels), 12)
-    figure = _figure(size + 1, size)
+    figure = new_figure(size + 1, size)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     ticks, font = range(len(labels)), min(10, 800 / len(labels))
@@ -58,7 +62,7 @@ def plot_confusion(matrix: NDArray[Any], labels: Sequence[str], path: Path) -> N
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     accuracy = float(counts.diagonal().sum() / max(counts.sum(), 1))
     axes.set_title(f"accuracy {accuracy:.4f} on {int(counts.sum())} samples", fontsize=10)
-    _save(figure, path)
+    save(figure, path)
 
 
 def shorten(text: str, width: int) -> str:
@@ -87,7 +91,7 @@ def plot_curves(runs: Mapping[str, Path], path: Path) -> bool:
     names = sorted(panels, key=lambda name: (FIRST.index(name) if name in FIRST else 99, name))
     across = min(3, len(names))
     down = -(-len(names) // across)
-    figure = _figure(4.2 * across, 3 * down + 0.3 * (len(runs) > 1))
+    figure = new_figure(4.2 * across, 3 * down + 0.3 * (len(runs) > 1))
     grid = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, name in zip(grid, names, strict=False):
         val = f"val/{name}"  # looks the same in every panel
@@ -109,7 +113,7 @@ def plot_curves(runs: Mapping[str, Path], path: Path) -> bool:
 
         lines = [Line2D([], [], color=color(number), lw=3) for number in range(len(runs))]
         figure.legend(lines, [shorten(n, 50) for n in runs], loc="outside upper left", ncols=across)
-    _save(figure, path)
+    save(figure, path)
     return True
 
 
@@ -156,38 +160,41 @@ def smoothed(values: Sequence[float], decay: float = 0.9) -> NDArray[np.float64]
         return (s2 * t0 - s1 * t1) / (s0 * s2 - s1**2)
 
 
-def plot_reliability(found: Calibration, path: Path) -> None:
+def plot_reliability(found: Calibration, path: Path, words: Words = WORDS) -> None:
     """Draw accuracy in bins of confidence as bars, their gap to the confidence, and the counts."""
-    figure = _figure(4.8, 5)
+    figure = new_figure(4.8, 5)
     axes, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     width, filled = found.edges[1], found.count > 0
     x = (found.edges[:-1] + width / 2)[filled]
     accuracy, confidence = found.accuracy[filled], found.confidence[filled]
     bar = {"width": 0.94 * width, "zorder": 2}
-    axes.bar(x, accuracy, color=color(0), label="accuracy", **bar)
+    axes.bar(x, accuracy, color=color(0), label=words[1], **bar)
     low, gap = np.minimum(accuracy, confidence), np.abs(accuracy - confidence)
     edge = {"color": "#fbe3d6", "edgecolor": color(1), "hatch": "////", "lw": 0.8}
-    axes.bar(x, gap, bottom=low, label="gap to confidence", **bar | edge)
+    axes.bar(x, gap, bottom=low, label=f"gap to {words[0]}", **bar | edge)
     axes.hlines(accuracy, x - 0.47 * width, x + 0.47 * width, color="black", lw=2, zorder=3)
     axes.plot([0, 1], [0, 1], "--", color="#333333", lw=1, zorder=3, label=PERFECT)
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel=words[1])
     axes.set_title(f"expected calibration error {found.error:.4f}", fontsize=10)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     below.bar(found.edges[:-1] + width / 2, found.count, color="#777777", **bar)
-    below.set(xlabel="confidence", ylabel="samples")
+    below.set(xlabel=words[0], ylabel=words[2])
     below.grid(alpha=0.3, axis="y")
-    _save(figure, path)
+    save(figure, path)
 
 
-def plot_reliabilities(runs: Mapping[str, tuple[int, Calibration]], path: Path) -> None:
+def plot_reliabilities(
+    runs: Mapping[str, tuple[int, Calibration]], path: Path, words: Words = WORDS
+) -> None:
     """Draw accuracy against confidence of several runs as lines; the areas of dots tell the counts.
 
     Args:
         runs: Number, which gives the colour, and calibration of each run, by name.
         path: The image.
+        words: What confidence and accuracy are called.
     """
-    figure = _figure(4.8, 5)
+    figure = new_figure(4.8, 5)
     axes = figure.subplots()
     for name, (number, found) in runs.items():
         filled, tint = found.count > 0, color(number)
@@ -196,10 +203,10 @@ def plot_reliabilities(runs: Mapping[str, tuple[int, Calibration]], path: Path) 
         area = 200 * found.count[filled] / found.count.sum()
         axes.scatter(x, y, s=area + 6, color=tint, alpha=0.6, lw=0, zorder=3)
     axes.plot([0, 1], [0, 1], "--", color="#333333", lw=1, label=PERFECT)
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=words[0], ylabel=words[1])
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_lengths(
@@ -212,7 +219,7 @@ def plot_lengths(
         edges: Lengths between which the bins lie, shape (K + 1,).
         path: The image.
     """
-    figure = _figure(7.2, 4.4)
+    figure = new_figure(7.2, 4.4)
     axes = figure.subplots()
     for place, (name, (number, found)) in enumerate(runs.items()):
         x = np.arange(len(found.count)) + 0.12 * (place - (len(runs) - 1) / 2)
@@ -234,7 +241,7 @@ def plot_lengths(
     axes.set(xlabel="tokens, and samples with so many", ylabel="accuracy")
     axes.grid(alpha=0.3, axis="y")
     axes.legend(fontsize=8, title="with 95 % intervals", title_fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_images(
@@ -248,7 +255,7 @@ def plot_images(
         path: PNG to write.
     """
     columns = len(rows[0])
-    figure = _figure(0.9 * columns + 0.2, 1.0 * len(rows) + 0.3)
+    figure = new_figure(0.9 * columns + 0.2, 1.0 * len(rows) + 0.3)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (images, places) in enumerate(zip(rows, axes, strict=True)):
         for image, place, title in zip(images, places, titles, strict=True):
@@ -257,4 +264,4 @@ def plot_images(
             place.set_axis_off()
             if line == 0:
                 place.set_title(shorten(title, 14), fontsize=7)
-    _save(figure, path)
+    save(figure, path)

@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from lit_foundry.recipe import differences
-from lit_foundry.runs.past import COMMAND, Run, as_named_today
+from lit_foundry.report.blocks import NONE
+from lit_foundry.report.sections import score
+from lit_foundry.runs.past import COMMAND, SPLITS, Run, as_named_today
 
-NONE = "\N{EN DASH}"
 # How the titles of facts begin, in their order.
 ORDER = (
     *("best", "test", "stopped", "time", "steps", "parameters", "speed", "utilization"),
@@ -58,16 +59,16 @@ def about(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def best(run: Run) -> str:
-    """Tell the best validation score with its step; of an unfinished run, the accuracy so far."""
-    name, score = run.summary.get("best_metric"), run.summary.get("best_score")
-    if score is not None:
+    """Tell the best validation score with its step; of an unfinished run, how good it is so far."""
+    name, best = run.summary.get("best_metric"), run.summary.get("best_score")
+    if best is not None:
         steps, values = run.metrics.get(str(name), ([], []))
-        at = [step + 1 for step, value in zip(steps, values, strict=True) if value == score]
-        return f"{score:.4f} {name}" + (f" at step {at[0]:,}" if at else "")
+        at = [step + 1 for step, value in zip(steps, values, strict=True) if value == best]
+        return f"{best:.4f} {name}" + (f" at step {at[0]:,}" if at else "")
     if not run.summary and "val" in run.predictions:
         found = run.predictions["val"]
         step = f" at step {found.step:,}" if found.step else ""
-        return f"{(found.predicted == found.target).mean():.4f} accuracy{step}, so far"
+        return f"{said}{step}, so far" if (said := score(found)) else NONE
     return NONE
 
 
@@ -103,12 +104,18 @@ def missing(run: Run) -> Iterator[tuple[Run, str, str]]:
         yield run, "It has no checkpoint to evaluate.", f"{COMMAND} fit --config {config}"
         return
     checkpoint = shlex.quote(str(run.checkpoint))
-    scored = {"test": run.read("test.json"), "val": run.metrics}
+    done = evaluated(run)
     for stage, split, title in (("test", "test", "test"), ("validate", "val", "validation")):
-        # A language model labels nothing that could be kept.
-        if split not in run.predictions and not (run.samples and scored[split]):
-            what = f"no predictions of the {title} split" if scored[split] else f"no {title} yet"
+        # A task that keeps nothing of samples was evaluated, and has no predictions of any split.
+        if split not in run.predictions and (run.predictions or split not in done):
+            what = f"no predictions of the {title} split" if split in done else f"no {title} yet"
             yield run, f"It has {what}.", f"{COMMAND} {stage} --ckpt_path {checkpoint}"
+
+
+def evaluated(run: Run) -> set[str]:
+    """Return the splits that a run has scores of."""
+    scores = {*run.metrics, *run.read("test.json")}
+    return {name.partition("/")[0] for name in scores} & SPLITS.keys()
 
 
 def settings(runs: Sequence[Run]) -> dict[str, list[str]]:

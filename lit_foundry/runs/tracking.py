@@ -270,22 +270,28 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def table(predictions: Predictions, rows: int = 200) -> dict[str, list[Any]]:
-    """Return columns and rows of a table: the most confident mistakes first, then the least sure.
+    """Return columns and rows of a table: the worst first, the most confident mistakes of a class.
 
     Args:
         predictions: What a network says of a split.
         rows: Length of the table, at most.
     """
-    prob = predictions.probs.max(1)
-    wrong = predictions.predicted != predictions.target
-    order = np.lexsort((np.where(wrong, -prob, prob), ~wrong))[:rows]
-    names = [predictions.labels[i] for i in predictions.target]
-    said = [predictions.labels[i] for i in predictions.predicted]
-    columns = {**predictions.samples, "label": names, "predicted": said, "prob": prob.tolist()}
+    samples = {name: column for name, column in predictions.samples.items() if name != "image"}
+    columns = {**samples, **predictions.told()}
+    if predictions.kind == "class":  # then the least sure
+        columns["prob"] = predictions.probs.max(1)
+    order = np.argsort(-predictions.wrongness, kind="stable")[:rows]
     return {
         "columns": list(columns),
-        "data": [[column[i] for column in columns.values()] for i in order.tolist()],
+        "data": [[plain(column[i]) for column in columns.values()] for i in order.tolist()],
     }
+
+
+def plain(cell: Any) -> Any:
+    """Return a cell as JSON has it; names in a list as one text."""
+    if isinstance(cell, list):
+        return ", ".join(map(str, cell))
+    return cell.item() if isinstance(cell, np.generic) else cell
 
 
 def trackers(trainer: Trainer) -> list[WandbTracker]:

@@ -36,12 +36,92 @@ def data(tmp_path: Path) -> Path:
 
 def write(path: Path, ids: list[str], labels: list[str]) -> None:
     """Write one prediction for each id, of the labels in turn."""
-    writer = PredictionWriter(labels, path)
     probs = torch.eye(len(labels))[torch.arange(len(ids)) % len(labels)]
-    writer._outputs.add({"index": torch.arange(len(ids)), "prob": probs})
+    predict(path, labels, {"prob": probs}, ids)
+
+
+def predict(path: Path, labels: list[str], found: dict[str, Any], ids: list[str]) -> None:
+    """Write what a single batch predicts."""
+    writer = PredictionWriter(labels, path)
     table = SimpleNamespace(table=lambda split: SimpleNamespace(ids=ids))
     trainer: Any = SimpleNamespace(is_global_zero=True, world_size=1, datamodule=table)
-    writer.on_predict_epoch_end(trainer, None)  # type: ignore[arg-type]
+    task: Any = object()
+    writer.setup(trainer, task, "predict")
+    writer.on_predict_batch_end(trainer, task, {"index": torch.arange(len(ids)), **found})
+    writer.on_predict_epoch_end(trainer, task)
+
+
+PREDICTED: dict[str, tuple[list[str], dict[str, Any], dict[str, Any]]] = {
+    "class": (
+        ["no", "yes"],
+        {"prob": torch.tensor([[0.2, 0.8]]), "loss": torch.tensor([0.1])},
+        {"label": "yes", "prob": {"no": 0.2, "yes": 0.8}, "loss": 0.1},
+    ),
+    "classes": (
+        ["art", "sport", "war"],
+        {"prob": torch.tensor([[0.75, 0.25, 0.625]])},
+        {"labels": ["art", "war"], "prob": {"art": 0.75, "sport": 0.25, "war": 0.625}},
+    ),
+    "value": ([], {"value": torch.tensor([0.1])}, {"value": 0.1}),
+    "value of one column": ([], {"value": torch.tensor([[-3.5]])}, {"value": -3.5}),
+    "values": (
+        ["x", "y"],
+        {"value": torch.tensor([[1.5, 0.3]], dtype=torch.bfloat16)},
+        {"value": {"x": 1.5, "y": 0.30078125}},
+    ),
+    "tags": (
+        ["O", "PER"],
+        {"tag": torch.tensor([[1, 0, -100, 0, -100]])},
+        {"tags": ["PER", "O", "O"]},
+    ),
+    "number": ([], {"error": torch.tensor([2.5]), "n": torch.tensor([3])}, {"error": 2.5, "n": 3}),
+    "record": ([], {"record": [{"text": "a", "more": ["b"]}]}, {"text": "a", "more": ["b"]}),
+}
+CELLS: dict[str, dict[str, str]] = {
+    "class": {"label": "yes", "prob_no": "0.2", "prob_yes": "0.8", "loss": "0.1"},
+    "classes": {
+        "labels": "art; war", "prob_art": "0.75", "prob_sport": "0.25", "prob_war": "0.625",
+    },
+    "value": {"value": "0.1"},
+    "value of one column": {"value": "-3.5"},
+    "values": {"value_x": "1.5", "value_y": "0.30078125"},
+    "number": {"error": "2.5", "n": "3"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PREDICTED)
+def test_a_line_holds_what_is_predicted_by_its_kind(kind: str, tmp_path: Path) -> None:
+    labels, found, told = PREDICTED[kind]
+    predict(tmp_path / "a.jsonl", labels, found, ["s"])
+    assert json.loads((tmp_path / "a.jsonl").read_text(encoding="utf-8")) == {"id": "s", **told}
+
+
+@pytest.mark.parametrize("kind", PREDICTED)
+def test_a_table_holds_it_too_if_it_is_one(kind: str, tmp_path: Path) -> None:
+    labels, found, _ = PREDICTED[kind]
+    if kind not in CELLS:
+        with pytest.raises(ValueError, match=r"a\.csv: the suffix must be \.jsonl, as what"):
+            predict(tmp_path / "a.csv", labels, found, ["s"])
+        assert not (tmp_path / "a.csv").exists()
+        return
+    predict(tmp_path / "a.csv", labels, found, ["s"])
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [{"id": "s", **CELLS[kind]}]
+
+
+def test_a_table_of_texts_is_refused_before_any_is_written(tmp_path: Path) -> None:
+    task: Any = SimpleNamespace(samples=None)
+    with pytest.raises(ValueError, match=r"suffix must be \.jsonl, as what this task predicts"):
+        PredictionWriter([], tmp_path / "a.csv").setup(task, task, "predict")
+    with pytest.raises(ValueError, match=r"suffix must be \.jsonl or \.csv"):
+        PredictionWriter([], tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("outputs", [None, {}, torch.zeros(2)])
+def test_a_task_that_predicts_nothing_of_samples_is_told_so(outputs: Any) -> None:
+    nothing: Any = None
+    with pytest.raises(ValueError, match=r"NoneType\.predict_step yields nothing of samples"):
+        PredictionWriter([]).on_predict_batch_end(nothing, nothing, outputs)
 
 
 @pytest.mark.parametrize(

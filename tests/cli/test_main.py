@@ -304,7 +304,8 @@ def test_damaged_predictions_are_told_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "test.parquet"
     rows = 500
     probs = np.random.default_rng(0).random((rows, 2), np.float32)
-    Predictions(["a", "b"], probs, np.zeros(rows, np.int64)).write(file)
+    columns = {"prob": probs, "target": np.zeros(rows, np.int64)}
+    Predictions(["a", "b"], columns).write(file)
     whole = file.read_bytes()
     for torn in (b"PAR1 torn", whole[:100] + bytes(1000) + whole[1100:]):
         file.write_bytes(torn)

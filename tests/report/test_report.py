@@ -77,7 +77,8 @@ def random_predictions(seed: int, count: int = 500, classes: int = 4) -> Predict
     logits[:20, 0] = 200  # a probability of exactly 1
     probs = torch.tensor(logits, dtype=torch.float32).softmax(1).numpy()
     samples = {"id": [str(i) for i in range(count)], "tokens": rng.integers(3, 90, count).tolist()}
-    return Predictions([f"c{i}" for i in range(classes)], probs, target, samples)
+    columns = {"prob": probs, "target": target}
+    return Predictions([f"c{i}" for i in range(classes)], columns, samples)
 
 
 def test_page_of_one_run_has_every_section(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +114,8 @@ def test_page_of_two_runs_sets_them_side_by_side(run: Path, tmp_path: Path) -> N
     (other / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     path = other / "predictions" / "test.parquet"
     found = Predictions.read(path)
-    replace(found, probs=found.probs[:, ::-1].copy()).write(path)  # wrong where the other is right
+    turned = {**found.columns, "prob": found.probs[:, ::-1].copy()}
+    replace(found, columns=turned).write(path)  # wrong where the other is right
     page = page_of(run, other, output=tmp_path / "out")
     assert tuple(headings(page, 2)) == SECTIONS["several"]
     assert headings(page, 3) == ["Agreement", *PARTS] * 2
@@ -138,7 +140,8 @@ def test_markup_in_data_is_text(run: Path, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script> & $x_1$ <img src=http://a.example>"
     samples = dict(found.samples) | {"text": [evil] * len(found.target)}
     labels = ["<b>neg</b>", "$pos"]
-    Predictions(labels, found.probs, 1 - found.predicted, samples).write(path)
+    columns = {"prob": found.probs, "target": 1 - found.predicted}
+    Predictions(labels, columns, samples).write(path)
     page = page_of(run, output=tmp_path / "out")
     assert "<script" not in page
     assert "<b>" not in page
@@ -199,7 +202,7 @@ def test_wilson_intervals_are_those_of_the_literature() -> None:
 
 def test_mistakes_are_wrong_and_the_most_confident_come_first() -> None:
     found = random_predictions(0)
-    rows = analysis.confident_mistakes(found)
+    rows = found.worst()
     assert len(rows) == 20
     assert (found.predicted[rows] != found.target[rows]).all()
     sure = found.probs.max(1)
@@ -214,7 +217,8 @@ def test_runs_on_other_samples_are_not_compared() -> None:
     assert analysis.agreement(found, other) is None
     order = np.random.default_rng(0).permutation(500)
     ids = {"id": [str(i) for i in order]}
-    shuffled = replace(found, probs=found.probs[order], target=found.target[order], samples=ids)
+    columns = {name: column[order] for name, column in found.columns.items()}
+    shuffled = replace(found, columns=columns, samples=ids)
     same = analysis.agreement(found, shuffled)
     assert same is not None
     assert (same.only_first, same.only_second, same.both + same.neither) == (0, 0, 500)
@@ -239,11 +243,28 @@ def test_interrupted_run_says_what_is_missing_and_what_makes_it(run: Path, tmp_p
 
 
 def test_run_without_predictions_says_how_to_make_them(run: Path, tmp_path: Path) -> None:
-    shutil.rmtree(run / "predictions")
+    (run / "predictions" / "test.parquet").unlink()
     page = page_of(run, output=tmp_path / "out")
     assert "It has no predictions of the test split." in page
-    assert f"{past_run.COMMAND} validate --ckpt_path {run}" in page
+    (run / "predictions" / "val.parquet").unlink()
+    for name in ("test.json", "metrics.csv"):
+        (run / name).unlink()
+    page = page_of(run, output=tmp_path / "out")
+    assert f"It has no validation yet. <code>{past_run.COMMAND} validate --ckpt_path {run}" in page
     assert headings(page, 2)[-1] == "Predictions"
+
+
+def test_run_of_a_task_that_keeps_nothing_of_samples_lacks_nothing(
+    run: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(run / "predictions")
+    page = page_of(run, output=tmp_path / "out")
+    assert headings(page, 2) == ["Run", "Settings", "Curves"]
+    assert 'class="box missing"' not in page
+    (run / "test.json").unlink()
+    page = page_of(run, output=tmp_path / "out")
+    assert "It has no test yet." in page
+    assert "predictions" not in page
 
 
 def test_run_that_only_began_has_a_page(run: Path, tmp_path: Path) -> None:
@@ -427,7 +448,7 @@ def test_smoothed_curves_do_not_lag() -> None:
 
 def test_every_line_is_in_its_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     rows = [f"{i},{1 / (i + 1)},{0.5 if i % 9 == 0 else ''},{0.1}" for i in range(80)]
     path = tmp_path / "metrics.csv"
     path.write_text("\n".join(["step,train/loss,val/loss,lr/head", *rows, ""]), encoding="utf-8")

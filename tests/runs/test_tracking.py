@@ -379,7 +379,8 @@ def test_tracker_that_was_not_opened_says_how() -> None:
 def test_table_begins_with_the_most_confident_mistakes() -> None:
     sure = np.array([0.9, 0.6, 0.8, 0.7, 0.95], np.float32)
     target = np.array([0, 0, 1, 1, 0])  # the third and fourth are mistakes
-    said = Predictions(["no", "yes"], np.stack([sure, 1 - sure], 1), target, {"id": list("abcde")})
+    columns = {"prob": np.stack([sure, 1 - sure], 1), "target": target}
+    said = Predictions(["no", "yes"], columns, {"id": list("abcde")})
     found = table(said, rows=4)
     assert found["columns"] == ["id", "label", "predicted", "prob"]
     assert [row[0] for row in found["data"]] == ["c", "d", "b", "a"]
