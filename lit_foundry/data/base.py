@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from lit_foundry import ranges
 from lit_foundry.data.samplers import LengthGroupedBatches
+from lit_foundry.data.target import Kind
 from lit_foundry.recipe import Recorded, differences
 from lit_foundry.signals import leave_signals_to_main
 
@@ -101,8 +102,13 @@ class DataModule(Recorded, LightningDataModule, ABC):
 
     @property
     def labels(self) -> list[str]:
-        """Names of the classes, in the order of the network's outputs; none without classes."""
+        """Names of classes, tags or values, in the order of the network's outputs, if any."""
         return []
+
+    @property
+    def kind(self) -> Kind | None:
+        """What samples are labelled with, None if with nothing."""
+        return None
 
     @abstractmethod
     def load(self, split: Split) -> BatchDataset:
@@ -148,11 +154,12 @@ class DataModule(Recorded, LightningDataModule, ABC):
                 "trainer.limit_train_batches and trainer.limit_val_batches instead."
             )
         dataset: Any = self.load(split)
-        if train and self.balanced and getattr(dataset, "labels", None) is None:
-            raise ValueError(
-                f"data.balanced=true needs classes, which {type(self).__name__} has none of: "
-                "leave it out."
-            )
+        labelled = getattr(dataset, "labels", None) is not None
+        if train and self.balanced and not (labelled and self.kind in ("class", None)):
+            which = f"which {type(self).__name__} has none of"
+            if self.kind:
+                which = f"one for each sample, and data.target is {self.kind}"
+            raise ValueError(f"data.balanced=true needs classes, {which}: leave it out.")
         count = len(dataset.lengths)
         if train and self.batch_size and count < self.batch_size:
             raise ValueError(
