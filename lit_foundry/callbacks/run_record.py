@@ -51,7 +51,7 @@ class RunRecord(EvaluationRecord):
         """Write what the run is; a summary that a resumed run has is no longer true."""
         (self.run.path / "summary.json").unlink(missing_ok=True)
         data = data_of(trainer)
-        parts = {"model": pl_module, "data": data}
+        parts: dict[str, Any] = {"model": pl_module, "data": data}
         recipes = {key: part.recipe() for key, part in parts.items() if hasattr(part, "recipe")}
         self.run.write("config.yaml", self.config or yaml.safe_dump(recipes, sort_keys=False))
         state = {} if data is None else data.state()

@@ -107,7 +107,7 @@ class DataModule(Recorded, LightningDataModule, ABC):
 
     @property
     def labels(self) -> list[str]:
-        """Names of the classes, in the order of the network's outputs; none without classes."""
+        """Names of classes, tags or values, in the order of the network's outputs, if any."""
         return []
 
     @abstractmethod
@@ -190,11 +190,12 @@ class DataModule(Recorded, LightningDataModule, ABC):
                 "trainer.limit_train_batches and trainer.limit_val_batches instead."
             )
         dataset: Any = self.load(split)
-        if train and self.balanced and getattr(dataset, "labels", None) is None:
-            raise ValueError(
-                f"data.balanced=true needs classes, which {type(self).__name__} has none of: "
-                "leave it out."
-            )
+        labelled = getattr(dataset, "labels", None) is not None
+        if train and self.balanced and not (labelled and self.target_kind in ("class", None)):
+            which = f"which {type(self).__name__} has none of"
+            if self.target_kind not in (None, "none"):
+                which = f"one for each sample, and data.target is {self.target_kind}"
+            raise ValueError(f"data.balanced=true needs classes, {which}: leave it out.")
         count = len(dataset.lengths)
         if train and self.batch_size and count < self.batch_size:
             raise ValueError(

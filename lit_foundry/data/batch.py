@@ -1,5 +1,12 @@
 """What a batch holds. A data module names one of these; a backbone reads fields of it.
 
+``label`` is, by the ``kind`` of the data module:
+
+- ``class``: (B,) int64;
+- ``classes``: (B, K) float32, 1 for each of the K classes that applies, else 0;
+- ``value``: (B,) float32, or (B, K) of K values;
+- ``tags``: (B, T) int64, the tag of a word at its first token, -100 elsewhere.
+
 Shapes: B batch, T tokens, N documents and stretches of padding; of images, C channels, H height,
 W width.
 """
@@ -20,7 +27,8 @@ class TextBatch(TypedDict):
     offsets: NotRequired[Tensor]  # (N + 1,) int32, where they begin in the rows joined, and the end
     position_ids: NotRequired[Tensor]  # (B, T) int64, place in the document
     cut: NotRequired[Tensor]  # (B, T) bool, True at an end token where a document goes on
-    label: NotRequired[Tensor]  # (B,) int64
+    word: NotRequired[Tensor]  # (B, T) int64, which word of the text begins, -1 if none; of tags
+    label: NotRequired[Tensor]  # see above
     draw: NotRequired[Tensor]  # (B,) int64, how often the epoch drew the row before; data.balanced
 
 
@@ -29,5 +37,5 @@ class ImageBatch(TypedDict):
 
     pixel_values: Tensor  # (B, C, H, W) uint8, in memory as (B, H, W, C)
     index: Tensor  # (B,) int64, the sample's row in its split
-    label: NotRequired[Tensor]  # (B,) int64
+    label: NotRequired[Tensor]  # see above
     draw: NotRequired[Tensor]  # (B,) int64, how often the epoch drew the row before; data.balanced

@@ -5,7 +5,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,8 @@ class Labelled(Protocol):
     """Rows of one split with their labels: of texts, of images."""
 
     @property
-    def labels(self) -> Sequence[str] | None:
-        """Label name of each row, None where there are no labels."""
+    def labels(self) -> Sequence[Any] | None:
+        """Label of each row, None where there are no labels."""
 
     @property
     def source(self) -> str:
@@ -33,10 +33,7 @@ class Labelled(Protocol):
         """Return some of the rows."""
 
 
-Rows = TypeVar("Rows", bound=Labelled)
-
-
-def in_order(labels: Sequence[str]) -> list[str]:
+def in_order(labels: Iterable[str]) -> list[str]:
     """Return the distinct labels, in numeric order if all are integers, else alphabetically."""
     names = sorted(set(labels))
     try:
@@ -45,7 +42,7 @@ def in_order(labels: Sequence[str]) -> list[str]:
         return names
 
 
-def warn_alike(labels: Sequence[str], source: str) -> None:
+def warn_alike(labels: Iterable[str], source: str) -> None:
     """Warn of classes whose names differ by case, form of characters, or digits alone."""
     alike: dict[Any, list[str]] = {}
     for name in in_order(labels):
@@ -59,16 +56,24 @@ def warn_alike(labels: Sequence[str], source: str) -> None:
         warnings.warn(message, stacklevel=2)
 
 
-def stratified(table: Labelled, fraction: float, seed: int) -> NDArray[np.bool_]:
+def stratified(
+    table: Labelled, fraction: float, seed: int, strata: Sequence[str] | None = None
+) -> NDArray[np.bool_]:
     """Hold out the same share of each class: those rows whose seeded hash is smallest.
 
     The choice depends on the contents alone, so it is the same on every machine and from every
     file layout, and copies of a row fall on the same side. A class of one content stays.
 
+    Args:
+        table: What is held out from.
+        fraction: The share.
+        seed: Seed of the hashes.
+        strata: What stands for the class of each row; its label if None.
+
     Returns:
         True for the rows held out, shape (N,).
     """
-    hashes, labels = _hashes(table, seed), np.array(table.labels)
+    hashes, labels = _hashes(table, seed), np.array(table.labels if strata is None else strata)
     chosen = np.zeros(len(table), bool)
     for name in np.unique(labels):
         rows = labels == name
@@ -79,26 +84,25 @@ def stratified(table: Labelled, fraction: float, seed: int) -> NDArray[np.bool_]
     return np.isin(hashes, hashes[chosen])  # copies with another label too
 
 
-def stratified_sample(table: Rows, count: int, seed: int) -> Rows:
-    """Return the rows that :func:`sample_rows` chooses."""
-    return table.take(sample_rows(table, count, seed).tolist())
-
-
-def sample_rows(table: Labelled, count: int, seed: int) -> NDArray[np.int64]:
+def sample_rows(
+    table: Labelled, count: int, seed: int, strata: Sequence[str] | None = None
+) -> NDArray[np.int64]:
     """Choose ``count`` rows, of each class its share and one at least, in the order of the table.
 
     Those whose seeded hash is smallest in their class: smaller samples are parts of larger ones.
+    Arguments are those of :func:`stratified`.
 
     Raises:
         ValueError: If ``count`` is less than the number of classes.
     """
-    classes = len(set(table.labels or ()))
+    labels = np.array(table.labels if strata is None else strata)
+    classes = len(set(labels.tolist()))
     if count < classes:
         raise ValueError(
             f"data.max_train_samples={count} leaves out some of the {classes} classes of "
             f"{table.source}; raise it."
         )
-    hashes, labels = _hashes(table, seed), np.array(table.labels)
+    hashes = _hashes(table, seed)
     place = np.empty(len(table))  # in its class, from 0 to 1
     for name in np.unique(labels):
         rows = np.flatnonzero(labels == name)
@@ -125,20 +129,8 @@ def check_labels(
         known: The classes, None if they are not known yet.
         val_key: Key that names the file that validates, for messages; None if there is none.
     """
-    if table.labels is None:
-        raise DataError(
-            f"{table.source}: the {split} split has no labels; name their column in data.label."
-        )
-    found = set(table.labels)
-    unknown = sorted(found - set(known)) if known is not None else []
-    if unknown:
-        row = next(i for i, name in enumerate(table.labels, 1) if name == unknown[0])
-        raise DataError(
-            f"{table.source}: label {unknown[0]!r} of row {row} in the {split} split is none of "
-            f"the known {list(known or ())}; mend the label or the split."
-        )
-    if split == "train":
-        warn_alike(table.labels, table.source)
+    found = set(labels_of(table, split))
+    check_known(table, split, found, known)
     if len(found) < 2 and split != "test":
         remedy = "Shuffle the file before splitting it" if val_key else "Add another"
         if val_key and split == "val":
@@ -147,6 +139,36 @@ def check_labels(
             f"{table.source}: the {split} split has only the class {next(iter(found), None)!r}; "
             f"it needs at least two. {remedy}."
         )
+
+
+def labels_of(table: Labelled, split: str) -> Sequence[Any]:
+    """Return the labels of a split; raise DataError if it has none."""
+    if table.labels is None:
+        raise DataError(
+            f"{table.source}: the {split} split has no labels; name their column in data.label."
+        )
+    return table.labels
+
+
+def check_known(table: Labelled, split: str, found: set[str], known: Sequence[str] | None) -> None:
+    """Raise DataError if a split has a class that is not known; warn of those spelled alike.
+
+    Args:
+        table: The split, each row of which is labelled with a class or a tuple of them.
+        split: Its name.
+        found: Its classes.
+        known: The classes, None if they are not known yet.
+    """
+    if unknown := sorted(found - set(known)) if known is not None else []:
+        name = unknown[0]
+        each = [{label} if isinstance(label, str) else label for label in table.labels or ()]
+        row = next(i for i, names in enumerate(each, 1) if name in names)
+        raise DataError(
+            f"{table.source}: label {name!r} of row {row} in the {split} split is none of "
+            f"the known {list(known or ())}; mend the label or the split."
+        )
+    if split == "train":
+        warn_alike(found, table.source)
 
 
 def check_carved(
@@ -181,13 +203,3 @@ def check_carved(
 def and_more(names: Sequence[str]) -> str:
     """Return how many more than one there are, if there are."""
     return f" (and of {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def check_names(names: Sequence[str], table: Labelled) -> None:
-    """Raise DataError unless ``names`` are the classes of a training split, each once."""
-    found = in_order(table.labels or ())
-    if sorted(names) != sorted(found):
-        raise DataError(
-            f"data.label_names={list(names)} must name each class of {table.source} once, "
-            f"in any order: {found}."
-        )

@@ -287,7 +287,9 @@ class Numbers(DataModule):
 
 def trainer(**options: Any) -> Trainer:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return Trainer(accelerator="cpu", devices=1, enable_model_summary=False, **quiet, **options)
+    built = Trainer(accelerator="cpu", devices=1, enable_model_summary=False, **quiet, **options)
+    built.fit_loop.follows_data = True  # as of a task
+    return built
 
 
 def rows(loader: Any) -> list[list[int]]:
@@ -320,22 +322,25 @@ def test_a_step_has_32_samples_unless_tokens_are_counted() -> None:
     assert Numbers(batch_tokens=7).batch_size is None
 
 
-def test_micro_batch_sets_the_trainers_accumulation() -> None:
+def test_micro_batch_sets_the_accumulation() -> None:
     for micro, expected in [(None, 1), (3, 4), (10, 1), (5, 2)]:
         data = Numbers(batch_size=10, micro_batch=micro)
         data.trainer = trainer()
         loader = data.train_dataloader()
-        assert data.trainer.accumulate_grad_batches == expected
+        assert data.accumulate == expected
         assert len(loader) == 4 * expected
         assert max(map(len, rows(loader))) == min(10, micro or 10)
         data.train_dataloader()  # a second fit with the same trainer
 
 
-def test_accumulation_set_against_micro_batch_is_refused() -> None:
+def test_micro_batches_are_no_steps_of_a_module_that_does_not_accumulate_them() -> None:
     data = Numbers(batch_size=10, micro_batch=5)
-    data.trainer = trainer(accumulate_grad_batches=3)
-    with pytest.raises(ValueError, match=r"accumulate_grad_batches=3 is set by data.micro_batch"):
+    data.trainer = trainer()
+    data.trainer.fit_loop.follows_data = False
+    with pytest.raises(ValueError, match=r"makes 2 micro-batches a step: call .*steer"):
         data.train_dataloader()
+    data.trainer.accumulate_grad_batches = 2
+    assert len(data.train_dataloader()) == 8
 
 
 def test_evaluation_takes_micro_batches_in_order_and_accumulates_nothing() -> None:

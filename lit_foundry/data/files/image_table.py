@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_foundry.data.files.digests import joint_digests
+from lit_foundry.data.files.table import cell_bytes
 
 # A file, the bytes of one, or pixels (H, W), (H, W, 1) or (H, W, 3) uint8.
 Encoded = Path | bytes | NDArray[np.uint8]
@@ -49,7 +50,7 @@ class ImageTable:
 
     Attributes:
         images: One image a row; an array (N, H, W) or (N, H, W, C) where pixels are at hand.
-        labels: Label name of each row, None where there are no labels.
+        labels: Label of each row, such as the name of a class; None where there are no labels.
         ids: What identifies each row in predictions, such as a path; row numbers if None.
         source: File or folder that the rows came from, for messages.
         rows: Number of each row in ``source``, where that has rows and some were left out.
@@ -58,7 +59,7 @@ class ImageTable:
     """
 
     images: Sequence[Encoded] | NDArray[np.uint8]
-    labels: Sequence[str] | None = None
+    labels: Sequence[Any] | None = None
     ids: Sequence[str] | None = None
     source: str = ""
     rows: Sequence[int] | None = None
@@ -119,7 +120,7 @@ class ImageTable:
         """Hash of images and labels: equal tables, wherever they lie, have equal fingerprints."""
         digest = hashlib.sha256(self.content.encode())
         for label in self.labels or ():
-            name = label.encode(errors="surrogatepass")
+            name = cell_bytes(label)
             digest.update(len(name).to_bytes(8, "little") + name)
         return digest.hexdigest()
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lit_foundry.data.files.cells import checked, other_columns
 from lit_foundry.data.files.folders import Found, entries, files_in, joined, tell_left_out
 from lit_foundry.data.files.image_kinds import is_image
 from lit_foundry.data.files.image_table import ArrowImages, ImageTable, distinct
@@ -26,7 +27,8 @@ from lit_foundry.data.files.rows import (
     rows_of,
     wrong_cell,
 )
-from lit_foundry.data.files.text_tables import SUFFIXES, checked
+from lit_foundry.data.files.table import LabelReader
+from lit_foundry.data.files.text_tables import SUFFIXES
 from lit_foundry.sources import from_hub, resolve
 
 IMAGES = "images (.jpg, .png, .webp or another suffix of what PIL decodes)"
@@ -113,7 +115,11 @@ def _listed(source: Any, cache: Path | None) -> ImageTable:
 
 
 def read_image_table(
-    path: Path, image: str, label: str | None, id: str | None = None, cache: Path | None = None
+    path: Path,
+    image: str,
+    label: str | LabelReader | None,
+    id: str | None = None,
+    cache: Path | None = None,
 ) -> ImageTable:
     """Read columns of a .csv, .tsv, .jsonl or .parquet file.
 
@@ -122,7 +128,7 @@ def read_image_table(
         image: Column of paths relative to the file, or, of a .parquet file, of bytes or of
             structs ``{bytes, path}``, as on the hub.
         label: Column of the labels: strings, ints, bools, or class numbers of ``datasets``,
-            which become class names. None reads no labels.
+            which become class names; or what reads other labels. None reads none.
         id: Column that identifies rows; paths, or else row numbers if None.
         cache: Folder for the digests of files.
 
@@ -136,8 +142,8 @@ def read_image_table(
         raise DataError(f"{path}: {rule}, or name a folder.")
     columns = _columns(image, label, id)
     if path.suffix.lower() != ".parquet":
-        rows = list(rows_of(path, list(columns.values()), keys=KEYS))
-        fields = checked(iter(rows), str(path), columns, RULE)
+        rows = list(rows_of(path, [*columns.values(), *other_columns(label)], keys=KEYS))
+        fields = checked(iter(rows), str(path), columns, RULE, label)
         places = zip([where for where, _ in rows], fields["images"], strict=True)
         files = [_there(where, path.parent, name) for where, name in places]
         fields.setdefault("ids", fields["images"])
@@ -145,15 +151,16 @@ def read_image_table(
     parts = sorted(path.parent.glob(path.name)) if "*" in path.name else [existing(path)]
     if not parts:
         raise DatasetNotFoundError(f"{path}: no such file. Correct its path in data.*.")
-    tables = [_parquet(part, list(columns.values())) for part in parts]
-    return _from_arrow(tables, [str(p) for p in parts], str(path), columns, path.parent, cache)
+    tables = [_parquet(part, [*columns.values(), *other_columns(label)]) for part in parts]
+    whole = str(path), columns, label
+    return _from_arrow(tables, [str(part) for part in parts], *whole, path.parent, cache)
 
 
 def read_image_hub(
     name: str,
     split: str,
     image: str,
-    label: str | None,
+    label: str | LabelReader | None,
     id: str | None = None,
     remedy: str = "Check the name, or name files on this machine instead.",
 ) -> ImageTable:
@@ -168,18 +175,18 @@ def read_image_hub(
     path, config, columns = resolve(name), None, _columns(image, label, id)
     if not Path(path).exists() and ":" in path:
         path, _, config = path.partition(":")
-    source = f"{name}, split {split}"
+    source, names = f"{name}, split {split}", [*columns.values(), *other_columns(label)]
     with from_hub(path, f"(Asked for: {source}.) {remedy}"):
         data = datasets.load_dataset(path, config, split=split)
-    check_columns(source, list(columns.values()), data.column_names, KEYS)
-    table = data.with_format("arrow")[:].select(list(dict.fromkeys(columns.values())))
+    check_columns(source, names, data.column_names, KEYS)
+    table = data.with_format("arrow")[:].select(list(dict.fromkeys(names)))
     table = table.replace_schema_metadata(data.features.arrow_schema.metadata)
-    return _from_arrow([table], [source], source, columns, Path(path), None)
+    return _from_arrow([table], [source], source, columns, label, Path(path), None)
 
 
-def _columns(image: str, label: str | None, id: str | None) -> dict[str, str]:
+def _columns(image: str, label: str | LabelReader | None, id: str | None) -> dict[str, str]:
     optional = (("labels", label), ("ids", id))
-    return {"images": image} | {field: name for field, name in optional if name is not None}
+    return {"images": image} | {field: name for field, name in optional if isinstance(name, str)}
 
 
 def _parquet(path: Path, names: list[str]) -> Any:
@@ -195,18 +202,20 @@ def _from_arrow(
     sources: Sequence[str],
     source: str,
     columns: dict[str, str],
+    label: str | LabelReader | None,
     base: Path,
     cache: Path | None,
 ) -> ImageTable:
     """Check arrow tables of these sources, and join them."""
-    fields: dict[str, list[str]] = {}
+    fields: dict[str, list[Any]] = {}
     name, others = columns["images"], {k: v for k, v in columns.items() if k != "images"}
+    read = [*others.values(), *other_columns(label)]
     for table, part in zip(tables, sources, strict=True):
         if not len(table):
             raise DataError(f"{part}: no rows. Write it again, or name another.")
-        if others:
-            rows = arrow_rows(table.to_batches(), table.schema, part, list(others.values()))
-            for field, cells in checked(rows, part, others, RULE).items():
+        if read:
+            rows = arrow_rows(table.to_batches(), table.schema, part, read)
+            for field, cells in checked(rows, part, others, RULE, label).items():
                 fields.setdefault(field, []).extend(cells)
     encoded = [
         _encoded(t.column(name), part, name) for t, part in zip(tables, sources, strict=True)

@@ -12,7 +12,7 @@ import sys
 import zlib
 from bisect import bisect_right
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -253,7 +253,7 @@ def arrow_rows(
 ) -> Rows:
     """Yield the cells of columns of these names; ``done`` rows came before the batches."""
     info = json.loads((schema.metadata or {}).get(b"huggingface", "{}")).get("info") or {}
-    features = {k: v for k, v in info.get("features", {}).items() if isinstance(v, dict)}
+    features = info.get("features") or {}
     for batch in batches:
         columns = []
         for name in names:
@@ -263,12 +263,31 @@ def arrow_rows(
                 for row, cell in enumerate(batch.column(name).cast(pa.large_binary()), done + 1):
                     decoded(cell.as_py() or b"", f"{source}, row {row}")
                 raise
-            if known := features.get(name, {}).get("names"):  # -1 stands for no label
-                cells = [None if cell is None or cell < 0 else known[cell] for cell in cells]
+            if known := _class_names(features.get(name)):
+                cells = [_named(cell, known) for cell in cells]
             columns.append(cells)
         for row, record in enumerate(zip(*columns, strict=True), done + 1):
             yield f"{source}, row {row}", record
         done += batch.num_rows
+
+
+def _class_names(feature: Any) -> Sequence[str]:
+    """Return the names of class numbers that a column of ``datasets`` holds, maybe in lists."""
+    while not (isinstance(feature, Mapping) and "names" in feature):
+        if isinstance(feature, list) and len(feature) == 1:
+            feature = feature[0]
+        elif isinstance(feature, Mapping) and "feature" in feature:
+            feature = feature["feature"]
+        else:
+            return ()
+    names: Sequence[str] = feature["names"]
+    return names
+
+
+def _named(cell: Any, names: Sequence[str]) -> Any:
+    if isinstance(cell, list):
+        return [_named(part, names) for part in cell]
+    return None if cell is None or cell < 0 else names[cell]  # -1 stands for no label
 
 
 def wrong_cell(where: str, name: str, cell: Any, rule: str) -> DataError:

@@ -1,9 +1,31 @@
 """Texts and labels as read from files, before any tokenizer sees them."""
 
 import hashlib
+import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
+
+WORD = re.compile(r"[^ \t\r\n]+")  # of a text whose words bear tags
+
+
+class LabelReader(Protocol):
+    """How labels are read that are no names of single classes."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Columns that hold them."""
+
+    def read(self, where: str, cells: Sequence[Any], text: str) -> Any:
+        """Return the label of a row as plain data, None if a cell of it is missing.
+
+        Args:
+            where: File and line or row, for messages.
+            cells: Its cells in these columns.
+            text: Its text, if it has one.
+        """
 
 
 @dataclass(frozen=True)
@@ -13,14 +35,14 @@ class Table:
     Attributes:
         texts: One text a row.
         pairs: Second text of each row, for tasks on two texts.
-        labels: Label name of each row, None where there are no labels.
+        labels: Label of each row, such as the name of a class; None where there are no labels.
         ids: What identifies each row in predictions, such as a file name; row numbers if None.
         source: File or folder that the rows came from, for messages.
     """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None = None
-    labels: Sequence[str] | None = None
+    labels: Sequence[Any] | None = None
     ids: Sequence[str] | None = None
     source: str = ""
 
@@ -34,7 +56,7 @@ class Table:
     def take(self, rows: Sequence[int]) -> "Table":
         """Return some of the rows."""
 
-        def pick(column: Sequence[str] | None) -> list[str] | None:
+        def pick(column: Sequence[Any] | None) -> list[Any] | None:
             return None if column is None else [column[i] for i in rows]
 
         texts = [self.texts[i] for i in rows]
@@ -47,6 +69,12 @@ class Table:
         for column in (self.texts, self.pairs, self.labels):
             digest.update(b"\x00none" if column is None else str(len(column)).encode())
             for cell in column or ():
-                data = cell.encode(errors="surrogatepass")
+                data = cell_bytes(cell)
                 digest.update(len(data).to_bytes(8, "little") + data)
         return digest.hexdigest()
+
+
+def cell_bytes(cell: Any) -> bytes:
+    """Return the bytes that stand for a text or a label in a fingerprint."""
+    text = cell if isinstance(cell, str) else json.dumps(cell)
+    return text.encode(errors="surrogatepass")

@@ -5,13 +5,12 @@ a header is line 1), the rule and the remedy.
 """
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Literal
 
+from lit_foundry.data.files.cells import checked, other_columns
 from lit_foundry.data.files.rows import (
     MOST,
     DataError,
@@ -25,9 +24,8 @@ from lit_foundry.data.files.rows import (
     json_rows,
     lines_of,
     rows_of,
-    wrong_cell,
 )
-from lit_foundry.data.files.table import Table
+from lit_foundry.data.files.table import LabelReader, Table
 from lit_foundry.sources import from_hub, resolve
 
 __all__ = ["DataError", "DatasetNotFoundError"]  # most users of readers need them
@@ -38,9 +36,10 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 def read_table(
     path: Path,
     text: str | Sequence[str],
-    label: str | None,
+    label: str | LabelReader | None,
     id: str | None = None,
     quoting: Quoting = "auto",
+    words: bool = False,
 ) -> Table:
     """Read columns of a .csv, .tsv, .jsonl or .parquet file.
 
@@ -48,11 +47,12 @@ def read_table(
         path: The file. Its suffix tells the format.
         text: Column of the texts, or the two columns of pairs.
         label: Column of the labels: strings, ints, bools, or class numbers of ``datasets``,
-            which become class names. None reads no labels.
+            which become class names; or what reads other labels. None reads none.
         id: Column that identifies rows in predictions.
         quoting: Whether .csv and .tsv quote texts: ``minimal``, in which each mark of a text is
             doubled, or ``none``, in which marks are text as any other, as in GLUE; ``auto``
             takes .csv for quoted and finds out of .tsv, by :func:`is_quoted`.
+        words: Whether a text may be a list of words, which blanks then join.
 
     Raises:
         DatasetNotFoundError: If there is no such file.
@@ -62,17 +62,18 @@ def read_table(
     columns = _columns(text, label, id)
     if Path(path).suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: not a table. Convert it to one of {', '.join(SUFFIXES)}.")
-    rows = rows_of(path, list(columns.values()), quoting=quoting, most=MOST)
-    return _table(rows, str(path), columns)
+    rows = rows_of(path, _names(columns, label), quoting=quoting, most=MOST)
+    return _table(rows, str(path), columns, label, words)
 
 
 def read_hub(
     name: str,
     split: str,
     text: str | Sequence[str],
-    label: str | None,
+    label: str | LabelReader | None,
     id: str | None = None,
     remedy: str = "Check the name, or name a file on this machine instead.",
+    words: bool = False,
 ) -> Table:
     """Read a split of ``org/name`` or ``org/name:config`` on the hub, or of a dataset folder.
 
@@ -87,12 +88,13 @@ def read_hub(
     path, config, columns = resolve(name), None, _columns(text, label, id)
     if not Path(path).exists() and ":" in path:
         path, _, config = path.partition(":")
-    source, names = f"{name}, split {split}", list(columns.values())
+    source, names = f"{name}, split {split}", _names(columns, label)
     with from_hub(path, f"(Asked for: {source}.) {remedy}"):
         data = datasets.load_dataset(path, config, split=split)
     check_columns(source, names, data.column_names)
     batches = data.with_format("arrow", columns=names).iter(1000)
-    return _table(arrow_rows(batches, data.features.arrow_schema, source, names), source, columns)
+    rows = arrow_rows(batches, data.features.arrow_schema, source, names)
+    return _table(rows, source, columns, label, words)
 
 
 def read_folder(root: Path, names: Sequence[str]) -> Table:
@@ -117,6 +119,7 @@ def read_lines(
     label: str | None = None,
     id: str | None = None,
     quoting: Quoting = "auto",
+    words: bool = False,
 ) -> Table:
     """Read texts to predict on; unless ``id`` names a column, ids are row numbers from 0.
 
@@ -126,7 +129,8 @@ def read_lines(
         text: Column of the texts, or the two columns of pairs, where there are columns.
         label: Column of the labels, likewise.
         id: Column that identifies rows, likewise.
-        quoting: As in :func:`read_table`.
+        quoting: As in :func:`read_table`, and so ``words``.
+        words: Whether a text may be a list of words.
 
     Raises:
         DatasetNotFoundError: If there is no such file.
@@ -134,13 +138,14 @@ def read_lines(
     """
     columns, place = _columns(text, label, id), "standard input" if source == "-" else str(source)
     if source != "-" and Path(source).suffix.lower() != ".txt":
-        table = read_table(source, text, label, id, quoting)
+        table = read_table(source, text, label, id, quoting, words)
     else:
         lines = list(lines_of(source, MOST))
         if not any(map(str.strip, lines)):
             raise DataError(f"{place}: empty. Give one text a line.")
         if source == "-" and _is_record(lines[0], columns["texts"]):
-            table = _table(json_rows(lines, place, list(columns.values())), place, columns)
+            rows = json_rows(lines, place, list(columns.values()))
+            table = _table(rows, place, columns, label, words)
         elif "pairs" in columns:
             raise DataError(f"{place}: one text a line, where pairs are needed. Give JSON lines.")
         else:
@@ -151,13 +156,20 @@ def read_lines(
     return table if table.ids else replace(table, ids=[str(row) for row in range(len(table))])
 
 
-def _columns(text: str | Sequence[str], label: str | None, id: str | None) -> dict[str, str]:
-    """Name the column of each field of a Table."""
+def _columns(
+    text: str | Sequence[str], label: str | LabelReader | None, id: str | None
+) -> dict[str, str]:
+    """Name the column of each field of a Table that is read as a string."""
     texts = [text] if isinstance(text, str) else list(text)
     if len(texts) not in (1, 2):
         raise ValueError(f"data.text={texts}: must be one column, or two for pairs of texts.")
     columns = dict(zip(("texts", "pairs"), texts, strict=False))
-    return columns | {k: v for k, v in (("labels", label), ("ids", id)) if v is not None}
+    return columns | {k: v for k, v in (("labels", label), ("ids", id)) if isinstance(v, str)}
+
+
+def _names(columns: dict[str, str], label: str | LabelReader | None) -> list[str]:
+    """Name all columns that are read, those of strings first."""
+    return [*columns.values(), *other_columns(label)]
 
 
 def _is_record(line: str, column: str) -> bool:
@@ -168,45 +180,13 @@ def _is_record(line: str, column: str) -> bool:
     return isinstance(record, dict) and column in record
 
 
-def _table(rows: Rows, source: str, columns: dict[str, str]) -> Table:
-    """Check the cells and make them strings."""
-    return Table(**checked(rows, source, columns, "a string, which may be empty"), source=source)
-
-
-def checked(rows: Rows, source: str, columns: dict[str, str], rule: str) -> dict[str, list[str]]:
-    """Return cells as strings by field; of labels and ids, none is missing.
-
-    Blanks around labels are no part of their names.
-
-    Args:
-        rows: Cells of the columns, in their order.
-        source: File that they come from, for messages.
-        columns: Column of each field.
-        rule: What a cell of another field has to be; it is a string.
-    """
-    fields: dict[str, list[str]] = {field: [] for field in columns}
-    spellings: set[str] = set()
-    first, num_missing = "", 0
-    for where, cells in rows:
-        for (field, name), cell in zip(columns.items(), cells, strict=True):
-            is_name = field in ("labels", "ids")
-            if is_name and (cell is None or not str(cell).strip()):
-                first, num_missing = first or f"{where}: no {name!r}", num_missing + 1
-            elif not isinstance(cell, str | int if is_name else str):
-                raise wrong_cell(where, name, cell, "a string, int or bool" if is_name else rule)
-            check_length(where, text := str(cell))
-            if field == "labels":
-                spellings.add(text)
-            fields[field].append(text.strip() if field == "labels" else text)
-    if not (num_rows := len(next(iter(fields.values())))):
-        raise DataError(f"{source}: no rows, at most a header. Write it again, or name another.")
-    if num_missing:
-        share = f"missing in {num_missing} of {num_rows} rows"
-        raise DataError(f"{first} ({share}). Fill it in, or drop these rows.")
-    if len(set(map(str.strip, spellings))) < len(spellings):
-        padded = ", ".join(repr(name) for name in sorted(spellings) if name != name.strip())
-        message = (
-            f"{source}: labels are read without the blanks around them: {shorten(padded, 100)}."
-        )
-        warnings.warn(message, stacklevel=2)
-    return fields
+def _table(
+    rows: Rows,
+    source: str,
+    columns: dict[str, str],
+    label: str | LabelReader | None,
+    words: bool,
+) -> Table:
+    """Check the cells and make them strings and labels."""
+    rule = "a string, which may be empty"
+    return Table(**checked(rows, source, columns, rule, label, words), source=source)

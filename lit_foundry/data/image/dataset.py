@@ -16,6 +16,7 @@ from lit_foundry.data.files.image_table import ImageTable
 from lit_foundry.data.files.rows import DataError
 from lit_foundry.data.image.decoding import BadImageError, Form
 from lit_foundry.data.samplers import EpochRows
+from lit_foundry.data.target import Encoded, label_tensor
 
 Transform = Callable[[Tensor], Tensor]  # (C, H, W) uint8 to the same shape and type
 
@@ -63,7 +64,7 @@ class ImageDataset(torch.utils.data.Dataset[ImageBatch]):
     Args:
         pixels: All images, and maybe others.
         rows: Which of these belong to the split, in its order, shape (N,).
-        labels: Class of each of them, shape (N,), None if unknown.
+        labels: Label of each of them, shape (N, ...), None if unknown.
         transform: What becomes of each image; a random one draws from torch's generator, which
             is seeded with (seed, epoch, row) before, and with the draw where rows are drawn again.
     """
@@ -72,7 +73,7 @@ class ImageDataset(torch.utils.data.Dataset[ImageBatch]):
         self,
         pixels: Pixels,
         rows: NDArray[np.int64],
-        labels: NDArray[np.int64] | None = None,
+        labels: Encoded | None = None,
         transform: Transform | None = None,
     ) -> None:
         self.pixels, self.rows, self.labels = pixels, rows, labels
@@ -88,8 +89,8 @@ class ImageDataset(torch.utils.data.Dataset[ImageBatch]):
         if self.transform is not None:
             images = transformed(images, rows, self.transform)
         batch: ImageBatch = {"pixel_values": images, "index": torch.from_numpy(index)}
-        if self.labels is not None:
-            batch["label"] = torch.from_numpy(self.labels[index])
+        if isinstance(self.labels, np.ndarray):
+            batch["label"] = label_tensor(self.labels, index)
         if isinstance(rows, EpochRows) and rows.draws is not None:
             batch["draw"] = torch.tensor(rows.draws)
         return batch

@@ -1,29 +1,29 @@
-"""Image classification data: files in, batches of uint8 pixels of one size out."""
+"""Labelled images: files in, batches of uint8 pixels of one size out."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_foundry import ranges
 from lit_foundry.data.base import Split
 from lit_foundry.data.files.image_table import ImageTable
 from lit_foundry.data.files.rows import DataError
 from lit_foundry.data.image.dataset import ImageDataset
 from lit_foundry.data.image.decoded import DecodedImages
 from lit_foundry.data.image.decoding import Fit, Mode
-from lit_foundry.data.labels import check_carved, check_labels, in_order, sample_rows, stratified
+from lit_foundry.data.labelled import LabelledData
+from lit_foundry.data.labels import in_order
 
 THUMBNAIL = 96  # pixels of the longer edge
 
 
-class ImageData(DecodedImages):
-    """Labelled images of one size. A subclass implements :meth:`read`.
+class ImageData(LabelledData[ImageTable], DecodedImages):
+    """Images of one size with a target. A subclass implements :meth:`read`.
 
     A sample is what a file holds, decoded and fitted to a size. What is random and heavy (crops,
     flips, colours, normalization) happens later, on the device, in whole batches.
@@ -89,40 +89,26 @@ class ImageData(DecodedImages):
             balanced=balanced,
             num_workers=num_workers,
         )
-        own = {"val_fraction": val_fraction, "max_train_samples": max_train_samples}
-        least = max_train_samples is None or max_train_samples >= 1
-        rules = {
-            "val_fraction": (0 < val_fraction < 1, "must lie in (0, 1)"),
-            "max_train_samples": (least, "must be at least 1, or null"),
-        }
-        ranges.check("data", own, rules)
         if classes is not None and len(set(classes)) != len(classes):
             raise ValueError(f"data.classes must name each class once, got {classes}.")
-        self.val_fraction, self.split_seed = val_fraction, split_seed
-        self.max_train_samples = max_train_samples
+        self.set_splits(val_fraction, max_train_samples, split_seed)
         self.classes = self._labels = classes
-        self._sources: dict[str, ImageTable] = {}
-        self._tables: dict[str, ImageTable] = {}
-        self._rows: dict[str, tuple[Split, NDArray[np.int64]]] = {}  # of which split as read
-
-    val_key: ClassVar[str | None] = None  # names the file that validates, where one can
 
     @abstractmethod
     def read(self, split: Literal["train", "val", "test"]) -> ImageTable | None:
         """Read a split as the files hold it; None if the dataset has no validation split."""
 
-    def source(self, split: Split) -> ImageTable | None:
-        """Return the chosen classes of a split as read; None if there is no validation split."""
-        if split not in self._sources:
-            table = self._predict_table() if split == "predict" else self.read(split)
-            if table is None:
-                return None
-            chosen = split != "predict" and self.classes is not None
-            self._sources[split] = self._of_classes(table, split) if chosen else table
-        return self._sources[split]
+    def as_read(self, split: Split) -> ImageTable | None:
+        """Read the chosen classes of a split, or the images to predict on."""
+        if split == "predict":
+            return self._predict_table()
+        table = self.read(split)
+        return table if table is None or self.classes is None else self._of_classes(table, split)
 
     def _of_classes(self, table: ImageTable, split: str) -> ImageTable:
         labels, classes = table.labels or (), self.classes or ()
+        if self.target_kind != "class":
+            raise ValueError(f"data.classes={classes} needs data.target=class: leave it out.")
         if split == "train" and (missing := [name for name in classes if name not in {*labels}]):
             raise DataError(
                 f"data.classes: {table.source} has no class {missing[0]!r}. Choose among "
@@ -130,68 +116,17 @@ class ImageData(DecodedImages):
             )
         return table.take([row for row, label in enumerate(labels) if label in classes])
 
-    def table(self, split: Split) -> ImageTable:
-        """Return a split without bad images, validation carved from training if it has none.
-
-        Raises:
-            DataError: If labels are missing, unknown, or fewer than two where one can learn.
-        """
-        if split not in self._tables:
-            if split in ("train", "val"):
-                self._read_training()
-            else:
-                self._take(split, split, self._good(split))
-        if split in ("val", "test"):
-            check_labels(self._tables[split], split, self.labels, self.val_key)
-        return self._tables[split]
-
-    def _read_training(self) -> None:
-        train, val = self._source("train"), self.source("val")
-        check_labels(train, "train", self._labels, self.val_key)
-        rows = self._good("train")
-        if val is None:
-            good = train.take(rows.tolist())
-            held_out = stratified(good, self.val_fraction, self.split_seed)
-            check_carved(good, held_out, self.val_fraction, self.val_key)
-            self._take("val", "train", rows[held_out])
-            rows = rows[~held_out]
-        else:
-            self._take("val", "val", self._good("val"))
-        if self.max_train_samples is not None and self.max_train_samples < len(rows):
-            rest = train.take(rows.tolist())
-            rows = rows[sample_rows(rest, self.max_train_samples, self.split_seed)]
-        self._take("train", "train", rows)
-
-    def _source(self, split: Split) -> ImageTable:
-        table = self.source(split)
-        assert table is not None
-        return table
-
     def _good(self, source: Split) -> NDArray[np.int64]:
         """Return which rows of a split as read can be decoded."""
-        rows = np.arange(len(self._source(source)))
+        rows = super()._good(source)
         if not self.bad_images:
             return rows  # else the first bad one is an error
         return np.delete(rows, [skipped.row for skipped in self.decoded(source).skipped])
 
-    def _take(self, split: str, source: Split, rows: NDArray[np.int64]) -> None:
-        table = self._source(source)
-        self._rows[split] = source, rows
-        self._tables[split] = table if len(rows) == len(table) else table.take(rows.tolist())
-
-    @property
-    def labels(self) -> list[str]:
-        """Names of the classes, in the order of the network's outputs."""
-        if self._labels is None:
-            table = self._source("train")
-            check_labels(table, "train", None, self.val_key)
-            self._labels = in_order(table.labels or ())
-        return self._labels
-
     @property
     def facts(self) -> Mapping[str, int]:
-        """Classes, channels, and the edge of the images if they are square."""
-        return {"num_classes": len(self.labels), **super().facts}
+        """Classes or values, channels, and the edge of the images if they are square."""
+        return {**self.target_facts(), **super().facts}
 
     def state(self) -> dict[str, Any]:
         """Return label names and what images become."""
@@ -206,10 +141,6 @@ class ImageData(DecodedImages):
         self.__dict__.pop("shape", None)
         if shape := state.get("shape"):  # which size alone does not say of what is not square
             self.shape = tuple(shape)
-
-    def fingerprint(self) -> dict[str, str]:
-        """Return a hash of each split that was read."""
-        return {split: table.fingerprint for split, table in self._tables.items()}
 
     def cuts(self) -> dict[str, Any]:
         """Return what else decides which rows a micro-batch holds, and what becomes of them."""
@@ -234,20 +165,9 @@ class ImageData(DecodedImages):
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         return image
 
-    def prepare_data(self) -> None:
-        """Decode before any network is on a device."""
-        fn = getattr(self.trainer, "state", None)
-        if fn is not None and fn.fn == "fit":
-            self.load("train")
-            self.load("val")
-
     def load(self, split: Split) -> ImageDataset:
         """Open a split, decoded."""
-        table = self.table(split)
+        labels = self.encoded(split)
         source, rows = self._rows[split]
-        labels = None
-        if split != "predict" and table.labels is not None:
-            known = {name: i for i, name in enumerate(self.labels)}
-            labels = np.array([known[name] for name in table.labels])
         transform = self.transform if split == "train" else None
         return ImageDataset(self.decoded(source).pixels, rows, labels, transform)

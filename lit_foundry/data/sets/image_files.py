@@ -1,4 +1,4 @@
-"""Any image classification set, from tables or from a hub."""
+"""Any set of images with labels, or without, from tables or from a hub."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,22 +7,27 @@ from lit_foundry.data.files.image_table import ImageTable
 from lit_foundry.data.files.image_tables import read_image_hub, read_image_table
 from lit_foundry.data.files.rows import DataError
 from lit_foundry.data.image.labelled import ImageData
-from lit_foundry.data.labels import check_names
+from lit_foundry.data.targets import ImageChoice, target_of
 
 
 class ImageFiles(ImageData):
-    """Labelled images in .parquet files, at paths in .csv, .tsv or .jsonl files, or on a hub.
+    """Images in .parquet files, at paths in .csv, .tsv or .jsonl files, or on a hub.
 
     Args:
         train: File to train on (several of .parquet, if its name has a ``*``); with ``hub``, name
             of the split.
-        val: File that validates; None holds out a stratified part of ``train``.
+        val: File that validates; None holds out a part of ``train``, stratified by ``class``.
         test: File that tests; needed by the command test only.
         hub: Dataset ``org/name`` or ``org/name:config`` on the hub that has these splits.
         image: Column of the images: paths relative to the file, or, in .parquet files and on a
             hub, bytes or structs of bytes and path.
-        label: Column of the labels.
+        target: What labels are: ``class``, one for each image; ``classes``, any number of them;
+            ``value``, a number; or ``none``.
+        label: Column of the labels. ``classes`` are a list, or a text with ``label_delimiter``
+            between them; or, of a list of columns, a 0 or 1 in each. Of ``value``, a list of
+            columns are several numbers.
         label_names: Classes in the order of the network's outputs; None sorts those of ``train``.
+        label_delimiter: What stands between ``classes`` in a text.
         id: Column that identifies rows in predictions; paths, or else row numbers if None.
         options: Further arguments of :class:`ImageData`.
     """
@@ -36,14 +41,17 @@ class ImageFiles(ImageData):
         test: str | None = None,
         hub: str | None = None,
         image: str = "image",
-        label: str = "label",
+        label: str | list[str] = "label",
         label_names: list[str] | None = None,
         id: str | None = None,
+        target: ImageChoice = "class",
+        label_delimiter: str = "|",
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.sources = {"train": train, "val": val, "test": test}
-        self.hub, self.label, self.label_names = hub, label, label_names
+        self.target = target_of(target, label, label_names, label_delimiter)
+        self.hub, self.label_names = hub, label_names
         self.image_column, self.id_column = image, id
         self._labels = self.classes or label_names
 
@@ -54,11 +62,11 @@ class ImageFiles(ImageData):
             if split == "test":
                 raise DataError("data.test is not set: name the file that tests.")
             return None
-        columns = self.image_column, self.label, self.id_column
+        columns = self.image_column, self.target.label, self.id_column
         if self.hub:
             table = read_image_hub(self.hub, source, *columns)
         else:
             table = read_image_table(Path(source), *columns, self.cache)
         if split == "train" and self.label_names is not None:
-            check_names(self.label_names, table)
+            self.target.check_names(self.label_names, table)
         return table

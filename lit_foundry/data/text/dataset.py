@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lit_foundry.data.batch import TextBatch
 from lit_foundry.data.samplers import EpochRows
+from lit_foundry.data.target import IGNORED, Encoded, label_tensor
 from lit_foundry.data.text.token_cache import Tokens
 from lit_foundry.data.text.tokenizer import Template, Truncation, truncate
 
@@ -17,7 +18,7 @@ class TextDataset(torch.utils.data.Dataset[TextBatch]):
 
     Args:
         columns: Tokens of the texts, and of the second texts of pairs.
-        labels: Class of each row, shape (N,), None if unknown.
+        labels: Label of each row, or the tags of its words; None if unknown.
         template: How texts are framed.
         max_length: Most tokens of a row, special tokens included.
         truncation: What a longer text keeps.
@@ -26,7 +27,7 @@ class TextDataset(torch.utils.data.Dataset[TextBatch]):
     def __init__(
         self,
         columns: Sequence[Tokens],
-        labels: NDArray[np.int64] | None,
+        labels: Encoded | None,
         template: Template,
         max_length: int,
         truncation: Truncation,
@@ -57,11 +58,31 @@ class TextDataset(torch.utils.data.Dataset[TextBatch]):
         }
         if len(self.columns) > 1:
             batch["token_type_ids"] = torch.from_numpy(types)
-        if self.labels is not None:
-            batch["label"] = torch.from_numpy(self.labels[list(rows)])
+        if self.columns[0].words is not None:
+            batch["word"] = torch.from_numpy(word := self._words(rows, shape))
+            if self.labels is not None:
+                batch["label"] = torch.from_numpy(self._tags(rows, word))
+        elif isinstance(self.labels, np.ndarray):
+            batch["label"] = label_tensor(self.labels, rows)
         if isinstance(rows, EpochRows) and rows.draws is not None:
             batch["draw"] = torch.tensor(rows.draws)
         return batch
+
+    def _words(self, rows: Sequence[int], shape: tuple[int, int]) -> NDArray[np.int64]:
+        """Return which word begins with each token, -1 if none, shape (B, T)."""
+        word, begin = np.full(shape, -1, np.int64), len(self.template.frame[0])
+        for place, row in zip(word, rows, strict=True):
+            words = truncate(self.columns[0].words_of(row), self.room, self.truncation)
+            place[begin : begin + len(words)] = words
+        return word
+
+    def _tags(self, rows: Sequence[int], word: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the tag of each word that begins, shape (B, T)."""
+        assert self.labels is not None
+        tags = np.full(word.shape, IGNORED)
+        for place, row, words in zip(tags, rows, word, strict=True):
+            place[words >= 0] = self.labels[row][words[words >= 0]]
+        return tags
 
     def _shorten(self, texts: list[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
         """Truncate to ``max_length``; of a pair, the longer text gives way first."""

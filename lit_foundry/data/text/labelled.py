@@ -1,23 +1,16 @@
-"""Text classification data: tables in, padded token batches out."""
+"""Labelled texts: tables in, padded token batches out."""
 
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from lit_foundry import ranges
 from lit_foundry.data.base import Split
 from lit_foundry.data.files.table import Table
-from lit_foundry.data.labels import (
-    check_carved,
-    check_labels,
-    in_order,
-    stratified,
-    stratified_sample,
-)
+from lit_foundry.data.labelled import LabelledData
 from lit_foundry.data.text.dataset import TextDataset
 from lit_foundry.data.text.token_cache import Tokens, tokenize
 from lit_foundry.data.text.tokenized import TokenizedText
@@ -27,12 +20,13 @@ from lit_foundry.data.text.tokenizer import (
     tokenizer_from_files,
 )
 from lit_foundry.data.text.tokenizer_training import TrainTokenizer
+from lit_foundry.data.text.words import word_starts
 
 EXCERPT = 400  # characters that predictions keep of a text
 
 
-class TextData(TokenizedText):
-    """Labelled texts, or pairs of texts. A subclass implements :meth:`read`.
+class TextData(LabelledData[Table], TokenizedText):
+    """Texts, or pairs of texts, with a target. A subclass implements :meth:`read`.
 
     Args:
         tokenizer: Hub name, folder or ``package:NAME/FOLDER`` of a ``transformers`` tokenizer,
@@ -84,66 +78,15 @@ class TextData(TokenizedText):
             num_workers=num_workers,
             balanced=balanced,
         )
-        own = {"val_fraction": val_fraction, "max_train_samples": max_train_samples}
-        least = max_train_samples is None or max_train_samples >= 1
-        rules = {
-            "val_fraction": (0 < val_fraction < 1, "must lie in (0, 1)"),
-            "max_train_samples": (least, "must be at least 1, or null"),
-        }
-        ranges.check("data", own, rules)
-        self.val_fraction = val_fraction
-        self.max_train_samples = max_train_samples
-        self.split_seed = split_seed
-        self._tables: dict[str, Table] = {}
-        self._labels: list[str] | None = None
-
-    val_key: ClassVar[str | None] = None  # names the file that validates, where one can
+        self.set_splits(val_fraction, max_train_samples, split_seed)
 
     @abstractmethod
     def read(self, split: Literal["train", "val", "test"]) -> Table | None:
         """Read a split as the files hold it; None if the dataset has no validation split."""
 
-    def table(self, split: Split) -> Table:
-        """Return a split, validation carved from training where the dataset has none.
-
-        Raises:
-            DataError: If labels are missing, unknown, or fewer than two where one can learn.
-        """
-        if split not in self._tables:
-            if split == "predict":
-                self._tables[split] = self._predict_table()
-            elif split == "test":
-                self._tables[split] = self._read("test")
-            else:
-                self._read_training()
-        table = self._tables[split]
-        if split in ("val", "test"):
-            check_labels(table, split, self.labels, self.val_key)
-        return table
-
-    def _read(self, split: Literal["train", "val", "test"]) -> Table:
-        table = self.read(split)
-        assert table is not None
-        return table
-
-    def _read_training(self) -> None:
-        train, val = self._read("train"), self.read("val")
-        check_labels(train, "train", self._labels, self.val_key)
-        if val is None:
-            held_out = stratified(train, self.val_fraction, self.split_seed)
-            check_carved(train, held_out, self.val_fraction, self.val_key)
-            val = train.take(np.flatnonzero(held_out).tolist())
-            train = train.take(np.flatnonzero(~held_out).tolist())
-        if self.max_train_samples is not None and self.max_train_samples < len(train):
-            train = stratified_sample(train, self.max_train_samples, self.split_seed)
-        self._tables |= {"train": train, "val": val}
-
-    @property
-    def labels(self) -> list[str]:
-        """Names of the classes, in the order of the network's outputs."""
-        if self._labels is None:
-            self._labels = in_order(self.table("train").labels or ())
-        return self._labels
+    def as_read(self, split: Split) -> Table | None:
+        """Read a split as the files hold it, or the texts to predict on."""
+        return self._predict_table() if split == "predict" else self.read(split)
 
     def training_texts(self) -> tuple[Iterable[str], str]:
         """Return all texts of the training split."""
@@ -152,8 +95,8 @@ class TextData(TokenizedText):
 
     @property
     def facts(self) -> Mapping[str, int]:
-        """Classes, vocabulary, padding and longest row."""
-        return {"num_classes": len(self.labels), **super().facts}
+        """Classes or values, vocabulary, padding and longest row."""
+        return {**self.target_facts(), **super().facts}
 
     def state(self) -> dict[str, Any]:
         """Return label names and the tokenizer's files."""
@@ -163,10 +106,6 @@ class TextData(TokenizedText):
         """Use the label names and the tokenizer of a checkpoint."""
         self._labels = list(state["labels"])
         self.tokenizer = tokenizer_from_files(state["tokenizer"])
-
-    def fingerprint(self) -> dict[str, str]:
-        """Return a hash of each split that was read."""
-        return {split: table.fingerprint for split, table in self._tables.items()}
 
     def cuts(self) -> dict[str, Any]:
         """Return what else decides which rows a micro-batch holds."""
@@ -184,18 +123,10 @@ class TextData(TokenizedText):
             "tokens": np.sum([c.lengths[list(rows)] for c in columns], axis=0).tolist(),
         }
 
-    def prepare_data(self) -> None:
-        """Tokenize before any network is on a device."""
-        fn = getattr(self.trainer, "state", None)
-        if fn is not None and fn.fn == "fit":
-            self.load("train")
-            self.load("val")
-
     def load(self, split: Split) -> TextDataset:
         """Open a split, tokenized."""
-        table = self.table(split)
-        known = {name: i for i, name in enumerate(self.labels)}
-        labels = table.labels if split != "predict" else None
+        table, labels = self.table(split), self.encoded(split)
+        starts = word_starts if self.target_kind == "tags" else None
         fast = self.tokenizer.backend_tokenizer
         fast.no_truncation()  # as each call sets it, else the first key would differ
         fast.no_padding()
@@ -203,10 +134,8 @@ class TextData(TokenizedText):
         columns: list[Tokens] = []
         for texts in (table.texts, table.pairs):
             if texts is not None:
-                part = "pair" if columns else "text"
+                part = "pair" if columns else "word" if starts else "text"
                 key = hashlib.sha256(f"{backend}{table.fingerprint}{part}".encode()).hexdigest()
                 folder = self.cache / "tokens" / key[:24]
-                columns.append(tokenize(texts, self.tokenizer, folder, f"{split} {part}s"))
-        return self._dataset(
-            columns, None if labels is None else np.array([known[name] for name in labels])
-        )
+                columns.append(tokenize(texts, self.tokenizer, folder, f"{split} {part}s", starts))
+        return self._dataset(columns, labels)

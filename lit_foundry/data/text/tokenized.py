@@ -6,8 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from lit_foundry.data.base import DataModule, Split
@@ -17,6 +15,7 @@ from lit_foundry.data.files.rows import Quoting, check_length
 from lit_foundry.data.files.table import Table
 from lit_foundry.data.files.text_tables import DataError, read_lines
 from lit_foundry.data.samplers import LengthGroupedBatches
+from lit_foundry.data.target import Encoded
 from lit_foundry.data.text.dataset import TextDataset
 from lit_foundry.data.text.token_cache import Tokens, encode
 from lit_foundry.data.text.tokenizer import (
@@ -30,6 +29,7 @@ from lit_foundry.data.text.tokenizer import (
 )
 from lit_foundry.data.text.tokenizer_training import TrainTokenizer, train_tokenizer
 from lit_foundry.data.text.vocabulary import Vocabulary
+from lit_foundry.data.text.words import word_starts
 from lit_foundry.sources import cache_root
 
 
@@ -90,14 +90,13 @@ class TokenizedText(DataModule):
         if self.predict is None:
             raise ValueError("predict needs texts: set --input FILE, or - for standard input.")
         if self.predict == "-":
-            return read_lines("-", text=self.text_columns)
+            return read_lines("-", text=self.text_columns, words=self.target_kind == "tags")
         source = Path(self.predict)
         id = None if source.suffix == ".txt" else self.id_column
-        return read_lines(source, text=self.text_columns, id=id, quoting=self.quoting)
+        how: Any = {"quoting": self.quoting, "words": self.target_kind == "tags"}
+        return read_lines(source, text=self.text_columns, id=id, **how)
 
-    def _dataset(
-        self, columns: Sequence[Tokens], labels: NDArray[np.int64] | None = None
-    ) -> TextDataset:
+    def _dataset(self, columns: Sequence[Tokens], labels: Encoded | None = None) -> TextDataset:
         template = Template(self.tokenizer, pair=len(columns) > 1)
         return TextDataset(columns, labels, template, self.max_length, self.truncation)
 
@@ -170,7 +169,8 @@ class TokenizedText(DataModule):
         if not rows:
             return
         columns = zip(*rows, strict=True)
-        dataset = self._dataset([encode(column, self.tokenizer) for column in columns])
+        starts = word_starts if self.target_kind == "tags" else None
+        dataset = self._dataset([encode(column, self.tokenizer, starts) for column in columns])
         lengths = dataset.lengths
         most = max(batch_tokens, int(lengths.max()))
         for batch in LengthGroupedBatches(lengths, batch_tokens=most, shuffle=False):
