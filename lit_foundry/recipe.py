@@ -48,7 +48,9 @@ class Recorded:
             TypeError: If an argument has no plain form; the message names it.
         """
         args = {name: plain(value, name) for name, value in self.__dict__["_init_args"].items()}
-        return {"class_path": public_path(type(self)), "init_args": args}
+        recipe = {"class_path": public_path(type(self)), "init_args": args}
+        changes = self.__dict__.get("_changes")  # of the network once it was built
+        return recipe | {"changes": plain(changes, "changes")} if changes else recipe
 
 
 def public_path(cls: type) -> str:

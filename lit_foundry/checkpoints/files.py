@@ -20,6 +20,7 @@ from lit_foundry import __version__
 from lit_foundry.atomic import replacing
 from lit_foundry.datamodule import Data
 from lit_foundry.nn import restoring
+from lit_foundry.nn.changes import change
 from lit_foundry.recipe import CheckpointError as CheckpointError
 from lit_foundry.recipe import Recorded, check_classes, installed_modules_only, renewed
 
@@ -185,14 +186,17 @@ def build(recipe: Mapping[str, Any], base: type) -> Any:
         CheckpointError: If it describes another object, or its class, or one inside of it, lies in
             a module that is not imported.
     """
+    changes = recipe.get("changes", ())
     try:
-        parser, config = parsed(recipe, base)
+        parser, config = parsed({k: v for k, v in recipe.items() if k != "changes"}, base)
     except ArgumentError as error:
         reason = shorten(str(error).partition("Errors:")[2] or str(error), 300)
         raise CheckpointError(
             f"The recipe does not describe a {base.__name__}: {reason}"
         ) from error
-    return parser.instantiate(config).object
+    built = parser.instantiate(config).object
+    change(built, changes)
+    return built
 
 
 def parsed(

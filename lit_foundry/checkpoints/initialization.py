@@ -17,6 +17,7 @@ from lit_foundry.checkpoints.files import (
     load_task,
     read_checkpoint,
 )
+from lit_foundry.nn.changes import Change
 from lit_foundry.nn.lora import is_adapter, merge_adapters, with_adapters
 from lit_foundry.recipe import Recorded
 
@@ -75,6 +76,14 @@ def task_recipe(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="meta", weights_only=True)
         recipe = checkpoint.get("lit_foundry", {}).get("model", {})
     return recipe
+
+
+def changes_of(path: Path, name: str = "") -> list[Change]:
+    """Return what was changed of a task, or of a submodule of it, after it was built."""
+    if path.is_dir() and not holds_task(path):
+        return []
+    changes: list[Change] = task_recipe(path).get("changes", [])
+    return [c for c in changes if f".{c.get('module')}".startswith(f".{name}." if name else ".")]
 
 
 def check_statistics(module: Any, theirs: Any, path: Path) -> None:

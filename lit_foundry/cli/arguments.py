@@ -280,10 +280,19 @@ def class_help(key: str, name: str | None, base: type) -> str:
 FILLED = ("num_classes", "vocab_size", "in_channels", "image_size")  # facts, at some cost
 
 
+def _inner(value: Any) -> Iterator[Any]:
+    """Yield what an argument holds that may have arguments itself, at any depth."""
+    if isinstance(value, Namespace):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _inner(part)
+
+
 def has_gaps(args: Any) -> bool:
     """Tell whether an argument that a fact of the data could fill was left out."""
     return any(
-        (value is None and name in FILLED) or (isinstance(value, Namespace) and has_gaps(value))
+        (value is None and name in FILLED) or any(map(has_gaps, _inner(value)))
         for name, value in vars(args).items()
     )
 
@@ -293,5 +302,5 @@ def fill_facts(args: Any, facts: Mapping[str, int]) -> None:
     for name, value in vars(args).items():
         if value is None and name in facts:
             args[name] = facts[name]
-        elif isinstance(value, Namespace):
-            fill_facts(value, facts)
+        for inner in _inner(value):
+            fill_facts(inner, facts)

@@ -33,11 +33,13 @@ from lit_foundry.checkpoints.files import (
     read_checkpoint,
     recipe_of,
 )
+from lit_foundry.checkpoints.initialization import changes_of
 from lit_foundry.cli import accelerator as devices
 from lit_foundry.cli.arguments import class_help, classes_written, fill_facts, has_gaps
 from lit_foundry.cli.mistakes import check_nulls, explain, unwrapped
 from lit_foundry.data import DataModule
 from lit_foundry.nn import Backbone, restoring
+from lit_foundry.nn.changes import change
 from lit_foundry.recipe import differences, installed_modules_only
 from lit_foundry.runs.folder import Resume, RunFolder
 from lit_foundry.signals import HANDLER, Stopped
@@ -158,7 +160,11 @@ class FoundryCLI(LightningCLI):
                 raise CheckpointError(f"{words[0]} needs --ckpt_path FILE: the checkpoint to use.")
             self.checkpoint = read_checkpoint(Path(path))
             built = recipe_of(self.checkpoint, Path(path))
-            below = {key: built[key] for key in ("model", "data") if built[key]}
+            below = {
+                key: {k: v for k, v in built[key].items() if k != "changes"}
+                for key in ("model", "data")
+                if built[key]
+            }
             recipe = yaml.safe_dump(below, sort_keys=False)
             self._check(below, recipe, words)
             words = [words[0], "--config", recipe, *words[1:]]
@@ -231,6 +237,7 @@ class FoundryCLI(LightningCLI):
             super().instantiate_classes()
         self.datamodule = self.data
         if self.checkpoint:
+            change(self.model, self.checkpoint["lit_foundry"]["model"].get("changes", ()))
             self._check_fit()
         elif isinstance(self.model, Task):
             self.model.check_data(self.data)  # before hours may go into tokenizing
@@ -300,8 +307,10 @@ class FoundryCLI(LightningCLI):
         if self.run.ckpt_path:
             # Lightning passes on what was instantiated, and saves what was parsed.
             config.ckpt_path = self.config_init.fit.ckpt_path = str(self.run.ckpt_path)
-        if config.ckpt_path:
+        if config.ckpt_path and isinstance(self.model, Task):
             self.model.init_from = None  # the checkpoint has all weights
+            if Path(config.ckpt_path).is_file():
+                change(self.model, changes_of(Path(config.ckpt_path)))
         # Fed back to --config, it starts a new run of this experiment.
         fresh = config.clone()
         fresh.ckpt_path, fresh.resume, fresh.experiment = None, "never", self.experiment

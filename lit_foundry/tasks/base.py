@@ -9,9 +9,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_foundry.checkpoints.files import our_part
-from lit_foundry.checkpoints.initialization import load_submodule
+from lit_foundry.checkpoints.initialization import changes_of, load_submodule
 from lit_foundry.datamodule import Data, data_of
 from lit_foundry.nn import Network
+from lit_foundry.nn.changes import change
 from lit_foundry.nn.image.views import Views
 from lit_foundry.randomness import single_precision
 from lit_foundry.recipe import Recorded
@@ -177,6 +178,7 @@ class Task(Recorded, Trained, ABC):
     def initialize(self, path: Path) -> None:
         """Take over the backbones of a checkpoint."""
         for name, backbone in self.backbones.items():
+            change(self, changes_of(path, name))
             load_submodule(backbone, path, name)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,0 +1,110 @@
+"""Changes of a built network travel with its recipe."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from lit_foundry.checkpoints.files import CheckpointError, load_task, read_checkpoint
+from lit_foundry.cli.main import main
+from lit_foundry.nn.changes import change
+
+LAYER = "backbone.encoder.encoder.layer.0"
+NARROWED = [
+    {"op": "resize", "module": f"{LAYER}.intermediate.dense", "out_features": 24},
+    {"op": "resize", "module": f"{LAYER}.output.dense", "in_features": 24},
+]
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the checkpoint of a run whose network was narrowed before."""
+    from lightning.pytorch import Trainer, seed_everything
+
+    from lit_foundry import (
+        Classification,
+        OptimConfig,
+        RunFolder,
+        TextEncoder,
+        TextFiles,
+        TrainTokenizer,
+        run_callbacks,
+    )
+    from tests.conftest import reviews, tiny_config, write_csv
+
+    folder = tmp_path_factory.mktemp("narrow")
+    seed_everything(0)
+    paths = {n: str(write_csv(folder / f"{n}.csv", reviews(60, 0))) for n in ("train", "test")}
+    data = TextFiles(TrainTokenizer(vocab_size=300), **paths, max_length=32, batch_size=12)
+    config = tiny_config(folder)["model"]["init_args"]["backbone"]["init_args"]["config"]
+    task = Classification(
+        TextEncoder(config=config, vocab_size=300), num_classes=2, optim=OptimConfig(lr=1e-3)
+    )
+    change(task, NARROWED)
+    run = RunFolder.start("narrow", root=folder / "runs")
+    quiet: Any = {"enable_progress_bar": False, "enable_model_summary": False}
+    fit = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, callbacks=run_callbacks(run, task), **quiet
+    )
+    fit.fit(task, data)
+    return run.checkpoints / "best.ckpt"
+
+
+def test_a_checkpoint_rebuilds_the_changed_network(narrow: Path) -> None:
+    task = load_task(narrow)
+    assert task.get_submodule(f"{LAYER}.intermediate.dense").weight.shape == (24, 32)
+    assert task.recipe()["changes"] == NARROWED  # type: ignore[operator]
+    scores = main(["test", "--ckpt_path", str(narrow)]).trainer.callback_metrics
+    assert "test/acc" in scores
+
+
+def test_a_run_of_it_is_resumed_and_initializes_another(
+    narrow: Path, tmp_path: Path, tiny: Path
+) -> None:
+    [recovery] = narrow.parent.glob("recovery-*.ckpt")
+    recipe = read_checkpoint(narrow)["lit_foundry"]
+    plain = {key: {**recipe[key], "changes": None} for key in ("model", "data")}
+    for part in plain.values():
+        del part["changes"]
+    quiet = {"accelerator": "cpu", "default_root_dir": str(tmp_path), "max_epochs": 2}
+    config = tmp_path / "again.yaml"
+    config.write_text(yaml.safe_dump({**plain, "trainer": quiet}), encoding="utf-8")
+    again = main(["fit", "--config", str(config), "--ckpt_path", str(recovery)])
+    assert again.trainer.current_epoch == 2
+    tokenizer = narrow.parent.parent / "tokenizer"
+    words = ["fit", "--config", str(tiny), "--data.tokenizer", str(tokenizer)]
+    words += ["--model.init_from", str(narrow), "--trainer.max_epochs", "1"]
+    words += ["--model.backbone.vocab_size", "300"]
+    other = main([*words, "--model.optim.lr", "1e-12", "--model.optim.weight_decay", "0"])
+    assert other.model.recipe()["changes"] == NARROWED
+    weights = load_task(narrow).state_dict()
+    for name, value in other.model.backbone.state_dict().items():
+        assert torch.allclose(value, weights[f"backbone.{name}"], atol=1e-8), name
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ({"op": "exec", "module": "0"}, "no operation is called 'exec'. There is resize."),
+        ({"op": "resize", "module": "7"}, "the network has no module '7'"),
+        ({"op": "resize", "module": "0", "width": 3}, "0 is a Linear, which has no width"),
+        ({"op": "resize", "module": ""}, " is a Sequential"),
+    ],
+)
+def test_what_cannot_be_changed_is_named(entry: dict[str, Any], why: str) -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    with pytest.raises(CheckpointError, match=why):
+        change(network, [entry])
+    assert "_changes" not in vars(network)
+
+
+def test_layers_keep_what_is_not_resized() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8)).double()
+    sizes = [("0", "out_channels"), ("1", "num_features")]
+    change(network.eval(), [{"op": "resize", "module": m, k: 5} for m, k in sizes])
+    assert network(torch.ones(1, 3, 9, 9).double()).shape == (1, 5, 4, 4)
+    assert network[0].bias is None
+    assert not network[1].training
