@@ -5,23 +5,26 @@ usage: python scripts/baseline.py configs/demo.yaml [KEY=VALUE ...]
 KEY=VALUE sets an argument of the data section, such as root=path/to/imdb. Needs scikit-learn.
 """
 
+import io
 import sys
 import time
+from contextlib import redirect_stdout, suppress
 
 import yaml
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from lit_foundry.checkpoints.files import build
+from lit_foundry.cli.main import main as foundry
 from lit_foundry.data import TextData
 
 
 def main(config: str, *changes: str) -> None:
     """Fit on the training split, word 1-2-grams, and print test accuracy and time."""
-    with open(config, encoding="utf-8") as file:
-        recipe = yaml.safe_load(file)["data"]
-    recipe["init_args"] |= dict(change.split("=", 1) for change in changes)
-    data: TextData = build(recipe, TextData)
+    changed = [f"--data.{change}" for change in changes]
+    with redirect_stdout(io.StringIO()) as shown, suppress(SystemExit):
+        foundry(["fit", "--config", config, *changed, "--print_config"])
+    data: TextData = build(yaml.safe_load(shown.getvalue())["data"], TextData)
     train, test = data.table("train"), data.table("test")
     start = time.perf_counter()
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)

@@ -42,9 +42,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     content = tiny_config(folder)
     encoder = content["model"]["init_args"].pop("backbone")
+    optim = {"lr": 3e-3, "schedule": "constant", "warmup": 0.0}
     content["model"] = {
         "class_path": "tests.outside.siamese.Siamese",
-        "init_args": {"encoder": encoder, "optim": {"lr": 3e-3}},
+        "init_args": {"encoder": encoder, "optim": optim},
     }
     content["data"] = {
         "class_path": "tests.outside.pairs.Pairs",
@@ -104,5 +105,5 @@ def test_it_is_exported(best: Path, tmp_path: Path, format: str) -> None:
 
 
 def test_what_transformers_lacks_is_refused_in_a_line(best: Path) -> None:
-    with pytest.raises(ValueError, match="^transformers has no model like this network: export"):
+    with pytest.raises(ValueError, match=r"^transformers has no model like this network: export"):
         export(best, "hf")

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from enum import Enum
@@ -16,11 +15,13 @@ from jsonargparse import SUPPRESS, ArgumentParser, Namespace, get_loader, set_lo
 from jsonargparse import Path as ConfigPath  # type: ignore[attr-defined]
 
 from lit_foundry.recipe import renewed
-from lit_foundry.usage import CONFIG, UsageError, flags
+from lit_foundry.usage import UsageError
 
 MOST_NAMES = 12
-MERGE = "tag:yaml.org,2002:merge"  # of the key <<
-NAMES_CLASS = {"class_path", "model", "data", "backbone"}  # keys, by their last part
+NULL, TEXT, MAP, LIST, MERGE = (  # the last is that of the key <<
+    f"tag:yaml.org,2002:{kind}" for kind in ("null", "str", "map", "seq", "merge")
+)
+YAML = (".yaml", ".yml", ".json")
 PLAIN: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -198,29 +199,6 @@ def no_class(name: str, base: type) -> str:
     found = imported(name)
     why = found if isinstance(found, Exception) else f"it does not derive from {base.__name__}"
     return f"{rule} {hint} ({why})"
-
-
-def classes_written(words: Iterable[str]) -> set[str]:
-    """Return the classes that a command line names, and those of its configs."""
-    found: set[str] = set()
-    for key, value in flags(words):
-        if value and key in CONFIG and Path(value).is_file():
-            with suppress(ValueError, yaml.YAMLError):  # which the parser tells of
-                found |= {*_class_paths(_load_yaml(Path(value).read_text(encoding="utf-8")))}
-        elif value and key.lstrip("-").split(".")[-1] in NAMES_CLASS:
-            found.add(value)
-    return found
-
-
-def _class_paths(part: Any, key: str = "") -> Iterator[str]:
-    if isinstance(part, Mapping):
-        for name, inner in part.items():
-            yield from _class_paths(inner, str(name))
-    elif isinstance(part, list):
-        for inner in part:
-            yield from _class_paths(inner)
-    elif isinstance(part, str) and key in NAMES_CLASS:
-        yield part
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -35,8 +35,9 @@ from lit_foundry.checkpoints.files import (
 )
 from lit_foundry.checkpoints.initialization import changes_of
 from lit_foundry.cli import accelerator as devices
-from lit_foundry.cli.arguments import class_help, classes_written, fill_facts, has_gaps
+from lit_foundry.cli.arguments import class_help, fill_facts, has_gaps
 from lit_foundry.cli.mistakes import check_nulls, explain, unwrapped
+from lit_foundry.cli.parts import ConfigParser, classes_written
 from lit_foundry.data import DataModule
 from lit_foundry.nn import Backbone, restoring
 from lit_foundry.nn.changes import change
@@ -98,6 +99,7 @@ class FoundryCLI(LightningCLI):
             load_from_checkpoint_support=False,
             save_config_callback=None,
             seed_everything_default=0,
+            parser_class=ConfigParser,
             parser_kwargs={self.words[0]: STRICT} | STRICT,
             # Ranks share the samples by the data module's own sampler.
             trainer_defaults={"use_distributed_sampler": False},

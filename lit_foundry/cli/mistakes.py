@@ -17,6 +17,11 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from lit_foundry.cli.arguments import (
+    LIST,
+    MAP,
+    NULL,
+    TEXT,
+    YAML,
     Arguments,
     arguments,
     arguments_of,
@@ -34,11 +39,11 @@ from lit_foundry.cli.arguments import (
     some,
     takes_arguments,
 )
+from lit_foundry.cli.parts import BELOW, PATHS, take
 from lit_foundry.usage import CONFIG, UsageError, flags
 
 MOST_TOLD = 4  # mistakes
 WORDS = "command line"
-NULL, TEXT, MAP, LIST = (f"tag:yaml.org,2002:{k}" for k in ("null", "str", "map", "seq"))
 SHIPPED = "`python -m lit_foundry list` shows the shipped ones."
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 
@@ -98,12 +103,14 @@ class Search:
         found: The mistakes.
         classes: Classes by their keys, without ``init_args``, as far as they were named.
         given: Keys that were set.
+        above: The configs that name each other, from that of the command line down.
     """
 
     takes: Arguments
     found: list[str] = field(default_factory=list)
     classes: dict[str, type] = field(default_factory=dict)
     given: set[str] = field(default_factory=set)
+    above: list[str] = field(default_factory=list)
     origin: str = WORDS
 
     def everything(self, words: Sequence[str], recipe: str | None) -> None:
@@ -122,8 +129,8 @@ class Search:
             elif key not in (*CONFIG, "--print_config"):
                 self.word(key.lstrip("-"), value)
 
-    def config_file(self, name: str | None) -> None:
-        """Search the config that ``--config`` names."""
+    def config_file(self, name: str | None, key: str = "--config") -> None:
+        """Search the config that ``--config`` names, or the key ``config`` of another one."""
         if name is None:
             self.found.append("--config: needs a value; write --config FILE.")
         elif "\n" in name or ": " in name or name.startswith("{"):
@@ -134,15 +141,29 @@ class Search:
                 if path.is_file():
                     self.config(path.read_text(encoding="utf-8"), name)
                 elif path.is_dir():
-                    self.found.append(f"--config {name}: a folder; name a YAML file in it.")
+                    self.found.append(f"{key} {name}: a folder; name a YAML file in it.")
                 elif not path.exists():  # else a pipe, which was read before
-                    close = get_close_matches(str(path), map(str, path.parent.glob("*.y*ml")), n=1)
-                    hint = f"Did you mean {close[0]}?" if close else SHIPPED
-                    self.found.append(f"--config {name}: no such file. {hint}")
+                    self.found.append(f"{key} {name}: no such file. {close_file(path) or SHIPPED}")
             except UnicodeDecodeError as error:
                 self.found.append(not_utf8(name, error))
             except OSError as error:
-                self.found.append(f"--config {name}: {error.strerror}; name a file to be read.")
+                self.found.append(f"{key} {name}: {error.strerror}; name a file to be read.")
+
+    def below(self, place: yaml.Node) -> None:
+        """Search a config that another one names under its key ``config``."""
+        origin, above = self.origin, self.above
+        path = Path(origin).parent / str(place.value)
+        chain = [*above, origin]
+        if place.tag != TEXT:
+            self.tell(place, BELOW, f"must be {PATHS}, got {yaml.serialize(place).split()[0]!r}.")
+        elif path.resolve() in (Path(other).resolve() for other in chain):
+            circle = " -> ".join([*chain, str(path)])
+            self.tell(place, BELOW, f"goes in a circle, {circle}; take one of them out.")
+        else:
+            self.above = chain
+            line = place.start_mark.line + 1
+            self.config_file(str(path), f"{origin}, line {line}: {BELOW}:")
+        self.origin, self.above = origin, above
 
     def config(self, text: str, origin: str, key: str = "", want: Any = None) -> None:
         """Search a config; ``origin`` is its file."""
@@ -154,6 +175,8 @@ class Search:
                 self.found.append(f"{origin}: empty; write its keys, or leave the file out.")
             else:
                 self.twice(node, key)
+                for file in [] if key else take(node):
+                    self.below(file)
                 self.value(node, key, want)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
@@ -267,7 +290,10 @@ class Search:
             self.found.append(not_utf8(str(path), error))
             return True
         except (OSError, ValueError):
-            return False
+            if path.suffix in YAML:
+                hint = close_file(path) or "Name a file, by its path from this one."
+                self.tell(node, key, f"no such file, {path}. {hint}")
+            return path.suffix in YAML
         self.config(text, str(path), key, want)
         self.origin = origin
         return True
@@ -345,6 +371,12 @@ class Search:
         except ArgumentError:
             return True
         return False
+
+
+def close_file(path: Path) -> str:
+    """Suggest a YAML file beside a path that leads to none."""
+    close = get_close_matches(str(path), map(str, path.parent.glob("*.y*ml")), n=1)
+    return f"Did you mean {close[0]}?" if close else ""
 
 
 def not_utf8(name: str, error: UnicodeDecodeError) -> str:

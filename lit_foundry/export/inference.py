@@ -121,7 +121,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     job = manifest.get("job", "text-classification")
     # Earlier exports do not tell; they label or are language models.
-    kind = manifest.get("predicts", "class" if job.endswith("classification") else None)
+    earlier = "class" if str(job).endswith("classification") else None
+    kind = manifest.get("predicts", earlier)
     if kind is None:
         raise CheckpointError(f"{path} holds a network {_unlabelled(job)}.")
     data: Any = build(manifest["data"], LightningDataModule)

@@ -18,14 +18,9 @@ WORDS = ("first", "second")
 class Siamese(Task):
     predicts, inputs = "value", {"Siamese": WORDS}
 
-    def __init__(
-        self,
-        encoder: TextEncoder,
-        finetune: Finetune = Finetune(),
-        optim: OptimConfig = OptimConfig(),
-    ) -> None:
-        super().__init__(optim, finetune, metrics={"mae": MeanAbsoluteError()})
-        self.encoder = finetune.adapted(encoder)
+    def __init__(self, encoder: TextEncoder, optim: OptimConfig = OptimConfig()) -> None:
+        super().__init__(optim, metrics={"mae": MeanAbsoluteError()})
+        self.encoder = Finetune().adapted(encoder)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         return cosine_similarity(*(self.encoder(batch[k], batch[k] != 32).pooled for k in WORDS))
@@ -40,6 +35,5 @@ class Siamese(Task):
 
     def network(self, data: Any) -> Network:
         letters = torch.arange(97, 121).repeat(8, 8)
-        return Network(
-            self, WORDS, lambda rows, _: {k: letters[:rows, i : i + 8] for i, k in enumerate(WORDS)}
-        )
+        words = {"first": letters[:, :8], "second": letters[:, 1:9]}
+        return Network(self, WORDS, lambda rows, size: {k: w[:rows] for k, w in words.items()})

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from lit_foundry.export.network import Network
 from torch import Tensor, nn
 
 from lit_foundry.checkpoints.files import CheckpointError
 from lit_foundry.export.command import traced
-from lit_foundry.export.network import Network
 from lit_foundry.nn import LinearHead, TextDecoder, TextEncoder, restoring
 
 transformers = pytest.importorskip("transformers")
