@@ -21,7 +21,7 @@ class StepTotals:
 
     def __init__(self) -> None:
         self.skipped = 0
-        self._parts: list[tuple[Tensor, Tensor | None]] = []
+        self._parts: list[tuple[list[Tensor], Tensor | None]] = []
 
     def clear(self) -> None:
         """Begin the next step."""
@@ -37,18 +37,18 @@ class StepTotals:
             counts: What each sums over.
             rows: Those of its samples.
         """
-        pairs = [
-            (total.detach().float(), torch.zeros_like(total, dtype=torch.float32) + count)
-            for total, count in zip(totals, counts, strict=True)
-        ]
+        numbers: list[Tensor] = []
+        for total, count in zip(totals, counts, strict=True):
+            weight = torch.zeros_like(total, dtype=torch.float32) + count
+            numbers += total.detach().float(), weight
         # A copy: what a loader's worker yields holds a file open.
-        rows = None if rows is None else rows.clone()
-        self._parts.append((torch.stack([number for pair in pairs for number in pair]), rows))
+        self._parts.append((numbers, None if rows is None else rows.clone()))
 
     def reduce(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
         """Return the summed losses and the counts of the step, over all ranks; (K,) each."""
-        sums = torch.stack([numbers for numbers, _ in self._parts]).sum(0)
-        total, count = trainer.strategy.reduce(sums.view(-1, 2), reduce_op="sum").unbind(1)
+        numbers = torch.stack([number for part in self._parts for number in part[0]])
+        sums = numbers.view(len(self._parts), -1, 2).sum(0)
+        total, count = trainer.strategy.reduce(sums, reduce_op="sum").unbind(1)
         return total, count
 
     def skip(self, total: Tensor, epoch: int, step: int) -> None:
@@ -73,11 +73,15 @@ class StepTotals:
 
     def suspects(self) -> list[int]:
         """Return the rows of the micro-batches whose loss is not finite, else all rows."""
-        bad = [part for part in self._parts if not part[0].isfinite().all()]
+        bad = [part for part in self._parts if not _is_finite(part[0])]
         rows: list[Any] = [part[1].tolist() for part in bad or self._parts if part[1] is not None]
         return [row for part in rows for row in part]
 
     @property
     def is_finite(self) -> bool:
         """Whether all losses of this rank are."""
-        return all(bool(part[0].isfinite().all()) for part in self._parts)
+        return all(_is_finite(numbers) for numbers, _ in self._parts)
+
+
+def _is_finite(numbers: Sequence[Tensor]) -> bool:
+    return all(bool(number.isfinite()) for number in numbers)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import Any, Self
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -50,6 +51,13 @@ class Trained(LightningModule):
         self._totals, self._thaw, self._gradients = StepTotals(), Thaw(), ObjectiveGradients()
         self._options: list[dict[str, Any]] = []
         self._skips = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; what Lightning sets fifty times a step, past torch's checks: 0.2 ms."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     @property
     def backbones(self) -> dict[str, Backbone]:
@@ -143,29 +151,29 @@ class Trained(LightningModule):
         """
         self._thaw.check_gradients()
         totals, counts = self._totals.reduce(self.trainer)
-        losses = totals / counts
-        if len(losses) > 1:
+        losses, scale = totals / counts, torch.ones(())
+        if len(self.objectives) > 1:
             losses = losses.where(counts > 0, 0.0)
             self._gradients.combine(self.trainer, (1 / counts).where(counts > 0, 0.0))
-            scale: float | Tensor = 1.0
+            total, self.step_loss = totals.sum(), losses.sum()
         else:
             # Lightning averaged over micro-batches and ranks; the sums over both are wanted.
-            scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / counts[0]
+            parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+            total, self.step_loss, scale = totals[0], losses[0], parts / counts[0]
         norm = finish_gradients(optimizer, scale, self.trainer.gradient_clip_val)
         # The one place where a step waits for the device: a later check would come too late.
-        self._skips = not isfinite((norm + totals.sum()).item())
+        self._skips = not isfinite((norm + total).item())
         if self._skips:
             self._statistics.restore()
-            self._totals.skip(totals.sum(), self.current_epoch, self.global_step)
+            self._totals.skip(total, self.current_epoch, self.global_step)
             self.log("train/skipped_steps", 1.0, reduce_fx="sum", on_step=False, on_epoch=True)
             optimizer.zero_grad()  # without gradients, the optimizer touches nothing
-        self.step_loss = losses.sum()
         if is_logged(self.trainer):
             self.log("train/loss", self.step_loss, prog_bar=True)
-            several = zip(self.objectives, losses, strict=True) if len(losses) > 1 else ()
-            self.log_dict({f"train/{name}/loss": loss for name, loss in several})
-            self.log("train/grad_norm", norm)
-            self.log_dict(rates(optimizer))
+            each: dict[str, Any] = {"train/grad_norm": norm, **rates(optimizer)}
+            for name, loss in zip(self.objectives, losses, strict=True) if len(losses) > 1 else ():
+                each[f"train/{name}/loss"] = loss
+            self.log_dict(each)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a step, and have followed what follows the weights."""
