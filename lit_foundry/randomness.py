@@ -1,4 +1,4 @@
-"""Random numbers without state: a hash of seed, epoch, sample and position.
+"""Random numbers without state: a hash of seed, epoch, sample and position; and seeds of dropout.
 
 The same on every device, with any number of ranks and loader workers, and after a resume.
 
@@ -122,3 +122,14 @@ def philox(seed: int, epoch: int) -> np.random.Generator:
     """Return a generator that is a function of seed and epoch, with no state to save."""
     key = np.array([seed % 2**64, epoch], np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
+
+
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed the generators of CPU and device, as ``torch.manual_seed`` does.
+
+    That one also seeds kinds of devices that are absent: it queues a call for each of them with the
+    stack it came from, for ever, which takes a millisecond a step and never frees its memory.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)

@@ -14,11 +14,10 @@ from lit_foundry.datamodule import Data, data_of
 from lit_foundry.nn import Network
 from lit_foundry.nn.changes import change
 from lit_foundry.nn.image.views import Views
-from lit_foundry.randomness import single_precision
+from lit_foundry.randomness import seed_dropout, single_precision
 from lit_foundry.recipe import Recorded
 from lit_foundry.tasks.step import Stage, Step
 from lit_foundry.training.agreement import check_fit, check_resumed, check_tokenizer, fit_to_data
-from lit_foundry.training.dropout import seed_dropout
 from lit_foundry.training.finetune import Finetune
 from lit_foundry.training.loop import check_clipping, steer
 from lit_foundry.training.optim import OptimConfig

@@ -21,9 +21,9 @@ from lit_foundry.data.text.tokenizer_training import TrainTokenizer
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.features import Features
 from lit_foundry.nn.text.encoder import TextEncoder, masked_mean
+from lit_foundry.randomness import seed_dropout
 from lit_foundry.runs.metrics_csv import MetricsCSV
 from lit_foundry.tasks import Classification, Finetune, Stage, Step
-from lit_foundry.training.dropout import seed_dropout
 from lit_foundry.training.optim import OptimConfig, lr_factor
 from tests.conftest import reviews, tiny_config, write_csv
 
