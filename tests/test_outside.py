@@ -88,7 +88,7 @@ def test_it_predicts_and_reports(best: Path, tmp_path: Path) -> None:
     file, output = tmp_path / "pairs.jsonl", tmp_path / "said.jsonl"
     file.write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
     main(["predict", "--ckpt_path", str(best), "--input", str(file), "--output", str(output)])
-    told = [json.loads(line)["value"] for line in output.read_text("utf-8").splitlines()]
+    told = [json.loads(line)["value"] for line in output.read_text(encoding="utf-8").splitlines()]
     assert lit_foundry.load(best).predict(pairs).values.tolist() == pytest.approx(told, abs=1e-5)
     report([str(best.parent.parent)])
     page = (best.parent.parent / "report" / "index.html").read_text(encoding="utf-8")
