@@ -34,9 +34,7 @@ class Pairs(DataModule):
 
     def load(self, split: str) -> Rows:
         file = self.predict if split == "predict" else f"{self.folder}/{split}.jsonl"
-        return Rows(
-            [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
-        )
+        return Rows([*map(json.loads, Path(file).read_bytes().splitlines())])
 
     def batches(self, inputs: Sequence[Any], batch_tokens: int = 8192) -> Iterator[Any]:
         yield Rows(inputs)[range(len(inputs))]

@@ -149,7 +149,9 @@ def test_a_predicted_text_tells_where_its_words_begin(tmp_path: Path) -> None:
     train = write(tmp_path / "x.jsonl", SENTENCES, 8)
     lines, lists = tmp_path / "x.txt", tmp_path / "y.jsonl"
     lines.write_text("Otto lives\nIt rains in York", encoding="utf-8")
-    lists.write_text('{"tokens": ["Otto", "lives"]}\n{"tokens": "It rains in York"}')
+    lists.write_text(
+        '{"tokens": ["Otto", "lives"]}\n{"tokens": "It rains in York"}', encoding="utf-8"
+    )
     seen = []
     for source in (lines, lists):
         data = tagged(train, tmp_path, predict=str(source))
@@ -217,7 +219,7 @@ BAD: dict[str, tuple[Any, Any, str]] = {
 def test_words_and_tags_that_do_not_match_are_named(tmp_path: Path, case: str) -> None:
     words, tags, message = BAD[case]
     rows = [{"tokens": ["a", "b"], "tags": ["O", "X"]}, {"tokens": words, "tags": tags}]
-    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(DataError, match=rf"x\.jsonl.*{message}") as error:
         tagged(str(tmp_path / "x.jsonl"), tmp_path).table("train")
     assert "\n" not in str(error.value)
