@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
 import lit_foundry
+from lit_foundry.callbacks import EMA
 from lit_foundry.checkpoints.files import build
+from lit_foundry.cli.arguments import load_value
 from lit_foundry.cli.main import main
 from lit_foundry.data import Docstrings, IMDb, TextData, TextFiles, TrainTokenizer
 from lit_foundry.export.command import export
@@ -221,6 +224,13 @@ def test_a_former_path_stands_for_the_public_one(path: str) -> None:
         ]
     }
     assert public_path(getattr(lit_foundry, name)) == f"lit_foundry.{name}"
+
+
+def test_an_earlier_config_takes_our_averages() -> None:
+    old = "callbacks: [{class_path: lightning.pytorch.callbacks.EMAWeightAveraging}]"
+    assert load_value(old) == {"callbacks": [{"class_path": "lit_foundry.callbacks.EMA"}]}
+    found = EMA(decay=0.5)
+    assert found.state_key == EMAWeightAveraging().state_key
 
 
 @pytest.mark.parametrize("path", ["lit_foundry_extra.IMDb", "my.IMDb", "IMDb", "lit_foundry.x.Own"])

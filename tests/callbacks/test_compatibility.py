@@ -8,9 +8,11 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
     EarlyStopping,
+    EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    WeightAveraging,
 )
 
 from lit_foundry.callbacks import Compatibility
@@ -24,6 +26,8 @@ from tests.tasks.test_base import data, seeded, task, trainer  # noqa: F401
         (GradientAccumulationScheduler({0: 2}), "set data.micro_batch"),
         (LearningRateFinder(), "set model.optim.lr"),
         (BatchSizeFinder(), "set data.batch_size"),
+        (EMAWeightAveraging(), "take lit_foundry.callbacks.EMA"),
+        (WeightAveraging(), "take lit_foundry.callbacks.EMA or Averaging"),
     ],
 )
 def test_callbacks_that_set_what_is_set_elsewhere_are_refused(
