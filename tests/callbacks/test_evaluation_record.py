@@ -28,6 +28,13 @@ def batches(kind: str, size: int = 8) -> list[dict[str, torch.Tensor]]:
     return [{n: torch.from_numpy(c[part]) for n, c in every.items()} for part in parts]
 
 
+def some_data(**told: Any) -> Any:
+    """Return what a record reads of a data module of ours."""
+    nothing = {"recipe": dict, "labels": [], "thumbnail": lambda stage, row: None}
+    nothing["describe"] = lambda stage, rows: {"id": rows}
+    return SimpleNamespace(**nothing | told)
+
+
 def recorded(folder: Path, kind: str, datamodule: Any) -> Predictions:
     """Have samples recorded, and read what was kept."""
     record = EvaluationRecord(RunFolder(folder))
@@ -39,7 +46,7 @@ def recorded(folder: Path, kind: str, datamodule: Any) -> Predictions:
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_samples_of_each_kind_are_kept_in_the_order_of_the_split(kind: str, tmp_path: Path) -> None:
-    data = SimpleNamespace(
+    data = some_data(
         labels=LABELS[kind], describe=lambda stage, rows: {"id": [f"{stage}{i}" for i in rows]}
     )
     found = recorded(tmp_path, kind, data)
@@ -59,7 +66,7 @@ def test_data_that_tell_nothing_are_numbered(data: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_samples_that_the_page_shows_have_pictures(kind: str, tmp_path: Path) -> None:
-    data = SimpleNamespace(thumbnail=lambda stage, row: Image.new("RGB", (4, 4), (row, 0, 0)))
+    data = some_data(thumbnail=lambda stage, row: Image.new("RGB", (4, 4), (row, 0, 0)))
     found = recorded(tmp_path, kind, data)
     pictured = {row for row, image in enumerate(found.samples["image"]) if image is not None}
     assert shown_rows(found) == pictured >= set(found.worst().tolist())

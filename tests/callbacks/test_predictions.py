@@ -43,8 +43,8 @@ def write(path: Path, ids: list[str], labels: list[str]) -> None:
 def predict(path: Path, labels: list[str], found: dict[str, Any], ids: list[str]) -> None:
     """Write what a single batch predicts."""
     writer = PredictionWriter(labels, path)
-    table = SimpleNamespace(table=lambda split: SimpleNamespace(ids=ids))
-    trainer: Any = SimpleNamespace(is_global_zero=True, world_size=1, datamodule=table)
+    data = SimpleNamespace(recipe=dict, ids=lambda split: ids)
+    trainer: Any = SimpleNamespace(is_global_zero=True, world_size=1, datamodule=data)
     task: Any = object()
     writer.setup(trainer, task, "predict")
     writer.on_predict_batch_end(trainer, task, {"index": torch.arange(len(ids)), **found})

@@ -1,17 +1,16 @@
 """Which families of ``transformers`` are text encoders: what works is used so, the rest refused."""
 
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from lit_foundry.export.network import Network
 from torch import Tensor, nn
 
 from lit_foundry.checkpoints.files import CheckpointError
 from lit_foundry.export.command import traced
 from lit_foundry.nn import LinearHead, TextDecoder, TextEncoder, restoring
+from lit_foundry.nn.text.network import TextNetwork
 
 transformers = pytest.importorskip("transformers")
 
@@ -261,7 +260,7 @@ def test_a_family_learns_what_the_last_token_says(family: str) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "llama", "electra"])
 def test_a_family_is_traced_for_any_number_of_texts(family: str) -> None:
     encoder = built(family).eval()
-    network = Network(encoder, encoder.classifier(2).eval(), SimpleNamespace(batch_fields=[]))
+    network = TextNetwork(encoder, encoder.classifier(2).eval(), [])
     shapes = {"values": network.dynamic_shapes()}
     program = torch.export.export(network, network.example(3, 17), dynamic_shapes=shapes)
     for values in (network.example(1, 8), network.example(5, 33)):
@@ -272,7 +271,7 @@ def test_a_network_that_cannot_be_traced_is_named() -> None:
     encoder = built("xlnet").eval()
     with (
         pytest.raises(CheckpointError, match=r"a XLNetModel cannot be traced .* safetensors"),
-        traced(encoder, "torch"),
+        traced(SimpleNamespace(backbones={"backbone": encoder}), "torch"),
     ):
         torch.export.export(encoder, (torch.ones(1, 4), "neither"))
 

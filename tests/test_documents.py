@@ -1,7 +1,9 @@
 """What README and notebooks show is what happens."""
 
+import ast
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +20,7 @@ YAML = re.compile(r"```yaml\n(.*?)```", re.S)
 
 
 def test_readme_overlay_trains(tiny: Path) -> None:
-    _, overlay = YAML.findall((REPO / "README.md").read_text(encoding="utf-8"))
+    _, overlay, *_ = YAML.findall((REPO / "README.md").read_text(encoding="utf-8"))
     cli = main(["fit", "--config", str(tiny), "--config", overlay, "--trainer.max_epochs", "2"])
     assert cli.trainer.global_step == 18
     assert type(cli.trainer.optimizers[0]).__name__ == "MuonWith"
@@ -29,8 +31,8 @@ def test_readme_example_in_python_learns(tmp_path: Path, monkeypatch: pytest.Mon
     [code] = re.findall(
         r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.S
     )
-    lines = [line for line in code.splitlines() if line and not line.startswith("from ")]
-    assert len(lines) <= 10
+    statements = [s for s in ast.parse(code).body if not isinstance(s, ast.ImportFrom)]
+    assert len(statements) <= 10
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {"__name__": "example"}
     exec(compile(code, "README.md", "exec"), scope)
@@ -41,7 +43,7 @@ def test_readme_example_in_python_learns(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_readme_yaml_is_a_data_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text, _ = YAML.findall((REPO / "README.md").read_text(encoding="utf-8"))
+    text, *_ = YAML.findall((REPO / "README.md").read_text(encoding="utf-8"))
     args = yaml.safe_load(text)["data"]["init_args"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reviews").mkdir()
@@ -50,6 +52,22 @@ def test_readme_yaml_is_a_data_section(tmp_path: Path, monkeypatch: pytest.Monke
     assert header == "text,label"
     (tmp_path / args["train"]).write_text("\n".join(["review,sentiment", *rows]), encoding="utf-8")
     assert TextFiles(**args | {"tokenizer": "unused"}).labels == ["neg", "pos"]
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_readme_configs_of_parts_resolve(
+    number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(REPO / "configs", tmp_path / "configs")
+    text = YAML.findall((REPO / "README.md").read_text(encoding="utf-8"))[number]
+    path = tmp_path / "configs" / "readme.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit) as done:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert not done.value.code
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    assert resolved["model"]["init_args"]["optim"]["lr"] > 0
+    assert resolved["data"]["class_path"]
 
 
 @pytest.mark.slow
