@@ -1,6 +1,7 @@
 """Which families of ``transformers`` are text encoders: what works is used so, the rest refused."""
 
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
