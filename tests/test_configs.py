@@ -12,6 +12,7 @@ from lit_foundry.cli.main import main
 from lit_foundry.recipe import differences
 from tests.conftest import REAL, REPO, reviews
 from tests.images import write_cifar, write_class_folders
+from tests.labelled import splits
 
 EXPERIMENTS = sorted((REPO / "configs").glob("*.yaml"))
 SMALL = [
@@ -63,7 +64,9 @@ NEEDS = {
     "resnet50_imagefolder": ["--config", NO_WEIGHTS],
     **dict.fromkeys(CIFAR10, TINY_IMAGES),
     "digits": TINY_IMAGES,
+    "minilm_stsb": ["--data.batch_size=8"],
 }
+TARGETS = {"minilm_stsb": "value", "minilm_topics": "classes", "minilm_ner": "tags"}
 # Their networks take half a minute and more on two cores.
 LARGE = {"cifar10_airbench95", "cifar10_airbench96", "mlm_imdb_gpu", "mlm_imdb_gpu_finetune"}
 LARGE |= {"shakespeare_gpu"}
@@ -120,6 +123,8 @@ def test_experiment_fits_and_tests(
     if config.stem in PRETRAINING:
         splits = {"train": "train", "val": "test", "test": "test"}
         data = [f"--data.{split}={imdb / folder}" for split, folder in splits.items()]
+    if config.stem in TARGETS:
+        data = splits(TARGETS[config.stem], tmp_path)
     runs = f"--trainer.default_root_dir={tmp_path}"
     needs = NEEDS.get(config.stem, TINY_TOKENS)
     short = [] if config.stem in IMAGES else ["--data.max_length=32"]

@@ -147,7 +147,8 @@ class EvaluationRecord(Callback):
         if columns := columns_of(found):
             rows = found["index"].tolist()
             about = {"id": rows} if data is None else data.describe(stage, rows)
-            predictions = Predictions(labels, columns, about, step)
+            kind = getattr(task, "predicts", None)
+            predictions = Predictions(labels, columns, about, step, kind)
             if data is not None and data.thumbnail(stage, rows[0]) is not None:
                 predictions = with_images(predictions, lambda row: data.thumbnail(stage, rows[row]))
             predictions.write(self.run.path / "predictions" / f"{stage}.parquet")

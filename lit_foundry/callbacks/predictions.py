@@ -93,7 +93,8 @@ class PredictionWriter(Callback):
         if "record" in found:
             rows = [{"id": ids(i), **record} for i, record in enumerate(found["record"])]
         else:
-            said = rows_of(Predictions(self.labels, columns_of(found)))
+            kind = getattr(pl_module, "predicts", None)
+            said = rows_of(Predictions(self.labels, columns_of(found), predicts=kind))
             rows = [{"id": ids(i), **row} for i, row in enumerate(said)]
         if self.output is None:
             self._write(sys.stdout, rows)

@@ -255,7 +255,13 @@ def class_help(key: str, name: str | None, base: type) -> str:
     return f"{cls.__module__}.{cls.__name__}\n\n{text}"
 
 
-FILLED = ("num_classes", "vocab_size", "in_channels", "image_size")  # facts, at some cost
+FILLED = (
+    "num_classes",
+    "num_values",
+    "vocab_size",
+    "in_channels",
+    "image_size",
+)  # facts, at some cost
 
 
 def _inner(value: Any) -> Iterator[Any]:

@@ -250,8 +250,10 @@ class FoundryCLI(LightningCLI):
         """Refuse another tokenizer, other labels or images than the weights were trained with."""
         assert self.checkpoint is not None
         old, new = self.checkpoint["lit_foundry"]["data"]["init_args"], data.recipe()["init_args"]
-        fixed = ("tokenizer", "label_names", "classes", "size", "fit", "mode")
-        pairs = [(old.get(key), new.get(key), f"data.{key}") for key in fixed]
+        fixed = ["tokenizer", "target", "label_names", "label_delimiter", "classes"]
+        fixed += ["size", "fit", "mode"]
+        # What a checkpoint does not know yet, its data had no choice of.
+        pairs = [(old.get(key, new.get(key)), new.get(key), f"data.{key}") for key in fixed]
         changed = "; ".join(line for pair in pairs for line in differences(*pair))
         if changed:
             raise CheckpointError(

@@ -34,6 +34,7 @@ TOLERANCE = {"hf": 1e-5, "onnx": 1e-4, "torch": 1e-5, "safetensors": 1e-5}
 USES = {
     "text-classification": '"a text", truncation=True',
     "image-classification": '"image.png"',
+    "token-classification": '"a text", aggregation_strategy="first"',
     "fill-mask": '"a text with its {mask}"',
     "text-generation": '"a text that"',
 }

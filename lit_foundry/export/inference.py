@@ -19,9 +19,10 @@ from lit_foundry.datamodule import Data
 from lit_foundry.export.torch_program import load_program
 from lit_foundry.nn import restoring
 from lit_foundry.nn.image.augment import centre
+from lit_foundry.nn.text.words import of_words
 from lit_foundry.sources import TOKENIZER_FILES, without_its_code
 
-Logits = Callable[[Mapping[str, Tensor]], Tensor]  # fields of a batch to (B, C)
+Logits = Callable[[Mapping[str, Tensor]], Tensor]  # fields of a batch to (B, C), or (B, T, C)
 
 
 class Predicted(NamedTuple):
@@ -38,9 +39,9 @@ class PredictedValues(NamedTuple):
 
 
 class PredictedTags(NamedTuple):
-    """Tags of the tokens of some inputs, in their order."""
+    """Tags of the words of some inputs, in their order."""
 
-    tags: list[list[str]]
+    tags: list[list[str | None]]  # None of a word that was cut off before others
 
 
 class Predictor:
@@ -77,17 +78,19 @@ class Predictor:
             DataError: If an input is of another type.
         """
         rows = self.data.rows(inputs)
-        found = [torch.zeros(len(self.labels))] * len(rows)
+        names = self.labels
+        found = [torch.zeros(len(names))] * len(rows)
         for batch in self.data.batches(rows, batch_tokens):
             outputs = self.logits(batch).float().cpu()
+            if self.kind == "tags":
+                outputs = of_words(outputs.argmax(-1), batch["word"])
             for row, output in zip(batch["index"].tolist(), outputs, strict=True):
                 found[row] = output
-        names = self.labels
         if self.kind == "tags":
-            return PredictedTags([[names[i] for i in row.argmax(-1).tolist()] for row in found])
+            return PredictedTags([_named(row.tolist(), names) for row in found])
         whole = torch.stack(found) if found else torch.zeros(0, len(names))
         if self.kind == "value":
-            return PredictedValues(whole)
+            return PredictedValues(whole[:, 0] if len(names) == 1 else whole)
         if self.kind == "classes":
             probs = whole.sigmoid()
             over = (row.nonzero().flatten().tolist() for row in probs > 0.5)
@@ -134,6 +137,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
     data.restore(state | ({"tokenizer": files} if files else {}))
     logits = exported_logits(path, manifest["format"], manifest["inputs"], device)
     return Predictor(data, logits, kind)
+
+
+def _named(tags: list[int], names: Sequence[str]) -> list[str | None]:
+    while tags and tags[-1] < 0:
+        tags.pop()
+    return [names[i] if i >= 0 else None for i in tags]
 
 
 def _unlabelled(job: str | None) -> str:

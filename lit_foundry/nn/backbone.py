@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from lit_foundry.nn.features import Features
-from lit_foundry.nn.heads import LinearHead
+from lit_foundry.nn.heads import EveryToken, LinearHead
 from lit_foundry.recipe import Recorded
 
 _RESTORING = ContextVar("restoring", default=False)
@@ -92,3 +92,15 @@ class Backbone(Recorded, nn.Module, ABC):
             A module from :class:`Features` to (B, C) logits.
         """
         return LinearHead(self.dim, num_classes, dropout or 0.0)
+
+    def tagger(self, num_classes: int, dropout: float | None = None) -> nn.Module:
+        """Build the head that this family of networks tags tokens with.
+
+        Args:
+            num_classes: Number of tags C.
+            dropout: Probability before the last layer; None takes the family's own.
+
+        Returns:
+            A module from :class:`Features` to (B, T, C) logits.
+        """
+        return EveryToken(LinearHead(self.dim, num_classes, dropout or 0.0))

@@ -1,10 +1,12 @@
-"""Heads from features to class logits, in plain torch.
+"""Heads from features to class logits, values or tags, in plain torch.
 
-Shapes: B batch, D feature width, C classes.
+Shapes: B batch, T tokens, D feature width, C classes, K values.
 """
 
+import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lit_foundry.nn.features import Features
@@ -93,6 +95,72 @@ class DenseHead(nn.Module):
         """Return (B, C) logits."""
         hidden = self.activation(self.dense(self.dropout_before(features.pooled)))
         logits: Tensor = self.out(self.dropout(self.norm(hidden)))
+        return logits
+
+
+class Standardized(nn.Module):
+    """A head that computes deviations of its targets from their mean, in units of the usual one.
+
+    So it begins at the mean, and learns at the same rate whatever the unit of the targets is.
+
+    Args:
+        head: From features to (B, K) outputs.
+        num_values: Number of outputs K.
+
+    Attributes:
+        mean: Mean of each target, shape (K,); 0 until it is set.
+        deviation: Standard deviation of each, shape (K,); 1 until it is set.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, head: nn.Module, num_values: int) -> None:
+        super().__init__()
+        self.head = head
+        self.register_buffer("mean", torch.zeros(num_values))
+        self.register_buffer("deviation", torch.ones(num_values))
+
+    def learn(self, targets: Tensor) -> None:
+        """Take over mean and deviation of (N,) or (N, K) targets."""
+        rows = targets.reshape(-1, len(self.mean)).double()
+        spread = rows.std(0, correction=0)
+        self.mean.copy_(rows.mean(0))
+        self.deviation.copy_(spread.where(spread > 0, 1.0))
+
+    def forward(self, features: Features) -> Tensor:
+        """Return (B, K) values, in the unit of the targets."""
+        outputs: Tensor = self.head(features).float() * self.deviation + self.mean
+        return outputs
+
+
+@torch.no_grad()
+def folded(head: nn.Module) -> nn.Module:
+    """Return a head that computes the same, with mean and deviation in its output layer."""
+    if not isinstance(head, Standardized):
+        return head
+    plain = copy.deepcopy(head.head)
+    out: Any = plain.out
+    bias = 0 if out.bias is None else out.bias * head.deviation
+    out.weight *= head.deviation[:, None]
+    out.bias = nn.Parameter(bias + head.mean)
+    return plain
+
+
+class EveryToken(nn.Module):
+    """A head on each token in place of the pooled features.
+
+    Args:
+        head: From pooled features to outputs.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Features) -> Tensor:
+        """Return (B, T, C) logits."""
+        logits: Tensor = self.head(Features(features.tokens, features.tokens))
         return logits
 
 

@@ -34,7 +34,8 @@ def draw_batch(ckpt_path: Path, seed: int, image: Path) -> Path:
     data: Any = load_data(ckpt_path)
     dataset = data.load("train")
     rows = [i * len(dataset) // COLUMNS for i in range(COLUMNS)]
-    titles = [data.labels[i] for i in dataset.labels[rows]]
+    named = data.target_kind == "class"
+    titles = [data.labels[i] for i in dataset.labels[rows]] if named else [""] * len(rows)
     plots.plot_images(lines_of(task, data, rows, seed), titles, image)
     return image
 

@@ -35,14 +35,14 @@ NAMES: Mapping[Kind, tuple[str, str]] = {
 RESERVED = {"id", "label", "labels", "predicted", "record", "tags"}
 
 
-def kinds(columns: Mapping[str, NDArray[Any]]) -> dict[str, Kind]:
+def kinds(columns: Mapping[str, NDArray[Any]], predicts: str | None = None) -> dict[str, Kind]:
     """Say of what kind each column is, by names, shapes and types.
-
-    Only ``prob`` without a target is looked into: it is ``class`` if all rows sum to 1.
 
     Args:
         columns: What is kept of each sample: one of ``prob``, ``value`` and ``tag``, perhaps with
             its ``target``, and numbers by other names.
+        predicts: What the task says that it predicts. If it does not, ``prob`` without a target is
+            looked into: it is ``class`` if all rows sum to 1.
 
     Raises:
         ValueError: If a column has another shape or type than its name demands.
@@ -55,7 +55,7 @@ def kinds(columns: Mapping[str, NDArray[Any]]) -> dict[str, Kind]:
         raise ValueError(f"Of {' and '.join(said)} only one can be kept of a sample.")
     found: dict[str, Kind] = {}
     for name in said:
-        kind = _kind(name, columns[name], columns.get("target"))
+        kind = _kind(name, columns[name], columns.get("target"), predicts)
         if kind is None:
             types = {n: f"{columns[n].dtype} {shapes[n]}" for n in (name, "target") if n in columns}
             raise ValueError(f"What is kept as {name} has {RULES[name]}; got {types}.")
@@ -69,7 +69,9 @@ def kinds(columns: Mapping[str, NDArray[Any]]) -> dict[str, Kind]:
     return {name: found.get(name, "number") for name in columns}
 
 
-def _kind(name: str, said: NDArray[Any], target: NDArray[Any] | None) -> Kind | None:
+def _kind(
+    name: str, said: NDArray[Any], target: NDArray[Any] | None, predicts: str | None
+) -> Kind | None:
     alike = target is None or target.shape == said.shape
     if name == "value":
         return "value" if said.ndim in (1, 2) and alike else None
@@ -77,6 +79,8 @@ def _kind(name: str, said: NDArray[Any], target: NDArray[Any] | None) -> Kind | 
         return None
     if name == "tag":
         return "tags" if alike and _whole(said) and (target is None or _whole(target)) else None
+    if target is None and predicts in ("class", "classes"):
+        return "class" if predicts == "class" else "classes"
     if target is None:
         return "class" if np.allclose(said.sum(1, dtype=float), 1, rtol=0, atol=1e-5) else "classes"
     if alike:
@@ -100,12 +104,14 @@ class Predictions:
             beginning (``text``) and number of ``tokens`` before truncation; for images a small
             PNG (``image``) of those that a page shows, None for others.
         step: Optimizer steps that the network had taken.
+        predicts: Kind that the task declares, if it does.
     """
 
     labels: Sequence[str]
     columns: Mapping[str, NDArray[Any]]
     samples: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     step: int = 0
+    predicts: str | None = None
 
     def __post_init__(self) -> None:
         labels = list(self.labels)
@@ -127,7 +133,7 @@ class Predictions:
     @cached_property
     def kinds(self) -> dict[str, Kind]:
         """Kind of each column."""
-        return kinds(self.columns)
+        return kinds(self.columns, self.predicts)
 
     @property
     def kind(self) -> Kind | None:
@@ -262,7 +268,8 @@ class Predictions:
         columns = {name: _taken(there, name, kind, labels) for name, kind in kinds.items()}
         there.pop("predicted", None)
         samples = {name: column.to_pylist() for name, column in there.items()}
-        return cls(labels, columns, samples, about["step"])
+        declared = next((kind for kind in kinds.values() if kind != "number"), None)
+        return cls(labels, columns, samples, about["step"], declared)
 
 
 def _taken(there: dict[str, Any], name: str, kind: Kind, labels: Sequence[str]) -> NDArray[Any]:

@@ -4,7 +4,22 @@ from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.causal_lm import CausalLM
 from lit_foundry.tasks.classification import Classification
 from lit_foundry.tasks.masked_lm import MaskedLM
+from lit_foundry.tasks.multi_label_classification import MultiLabelClassification
+from lit_foundry.tasks.regression import Regression
 from lit_foundry.tasks.step import Stage, Step
+from lit_foundry.tasks.token_classification import TokenClassification
 from lit_foundry.training.finetune import Finetune, Lora
 
-__all__ = ["CausalLM", "Classification", "Finetune", "Lora", "MaskedLM", "Stage", "Step", "Task"]
+__all__ = [
+    "CausalLM",
+    "Classification",
+    "Finetune",
+    "Lora",
+    "MaskedLM",
+    "MultiLabelClassification",
+    "Regression",
+    "Stage",
+    "Step",
+    "Task",
+    "TokenClassification",
+]

@@ -19,9 +19,8 @@ from lit_foundry.nn.classification_loss import classification_loss
 from lit_foundry.nn.image.augment import Augment
 from lit_foundry.nn.image.mixing import Mixing
 from lit_foundry.nn.image.views import TTA
-from lit_foundry.randomness import single_precision
 from lit_foundry.tasks.step import Stage, Step
-from lit_foundry.tasks.supervised import Supervised
+from lit_foundry.tasks.supervised import Supervised, counted
 from lit_foundry.training.finetune import Finetune
 from lit_foundry.training.metrics import PositiveF1
 from lit_foundry.training.optim import OptimConfig
@@ -74,11 +73,7 @@ class Classification(Supervised):
         optim: OptimConfig = OptimConfig(),
         init_from: Path | None = None,
     ) -> None:
-        if num_classes is None or num_classes < 2:
-            raise ValueError(
-                f"model.num_classes must be at least 2, got {num_classes}; the command line takes "
-                "it from the data, in Python pass data.facts['num_classes']."
-            )
+        num_classes = counted("num_classes", num_classes, 2)
         if class_weights is not None and len(class_weights) != num_classes:
             raise ValueError(
                 f"model.class_weights has {len(class_weights)} numbers for {num_classes} classes."
@@ -92,7 +87,6 @@ class Classification(Supervised):
             "focal_gamma": (focal_gamma >= 0, "is at least 0"),
         }
         ranges.check("model", own, rules)
-        ranges.check_probs("model", dropout=dropout)
         kwargs: dict[str, Any] = {"num_classes": num_classes, "validate_args": False}
         accuracy = MulticlassAccuracy(average="micro", **kwargs)
         metrics = {
@@ -105,6 +99,8 @@ class Classification(Supervised):
         super().__init__(
             backbone,
             num_classes,
+            metrics,
+            {"acc": accuracy.clone()},
             dropout,
             augment,
             mixing,
@@ -113,21 +109,11 @@ class Classification(Supervised):
             finetune,
             optim,
             init_from,
-            metrics,
-            {"acc": accuracy.clone()},
         )
         self.num_classes = num_classes
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         buffer = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", buffer, persistent=False)
-
-    def view(self, batch: Mapping[str, Any], stage: Stage, number: int = 0) -> Mapping[str, Any]:
-        """Return a view of a batch, mixed if that is set: ``target`` then holds shares."""
-        batch = super().view(batch, stage, number)
-        if self.views is None or stage != "train":
-            return batch
-        with single_precision():
-            return self.views.mixed(batch, self.num_classes, self.moment)
 
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Score a labelled batch."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics import Metric
 
+from lit_foundry import ranges
 from lit_foundry.datamodule import Data
 from lit_foundry.nn import Backbone, Network
 from lit_foundry.nn.image.augment import Augment
@@ -20,7 +21,9 @@ from lit_foundry.nn.image.mixing import Mixing
 from lit_foundry.nn.image.network import ImageNetwork
 from lit_foundry.nn.image.views import TTA, Views
 from lit_foundry.nn.text.network import TextNetwork
+from lit_foundry.randomness import single_precision
 from lit_foundry.tasks.base import Task
+from lit_foundry.tasks.step import Stage
 from lit_foundry.training.compiling import compile_in_place
 from lit_foundry.training.finetune import Finetune
 from lit_foundry.training.optim import OptimConfig
@@ -32,6 +35,8 @@ class Supervised(Task):
     Args:
         backbone: Text or image encoder.
         outputs: Number of outputs C.
+        metrics: Evaluation metrics.
+        train_metrics: Those of training.
         dropout: Probability before the last layer; None takes the family's own.
         augment: What is done to training images; None nothing.
         mixing: How training images are mixed; None not at all.
@@ -39,9 +44,7 @@ class Supervised(Task):
         compile: Compile the backbone in training.
         finetune: What is frozen, and when.
         optim: Optimizer and schedule.
-        init_from: Checkpoint whose backbone initializes this one.
-        metrics: Evaluation metrics.
-        train_metrics: Those of training.
+        init_from: Checkpoint whose backbone initializes this one (transfer).
 
     Attributes:
         problem: What ``transformers`` calls the kind of outputs.
@@ -53,18 +56,20 @@ class Supervised(Task):
         self,
         backbone: Backbone,
         outputs: int,
-        dropout: float | None,
-        augment: Augment | None,
-        mixing: Mixing | None,
-        tta: TTA,
-        compile: bool,
-        finetune: Finetune,
-        optim: OptimConfig,
-        init_from: Path | None,
         metrics: Mapping[str, Metric],
         train_metrics: Mapping[str, Metric],
+        dropout: float | None = None,
+        augment: Augment | None = None,
+        mixing: Mixing | None = None,
+        tta: TTA = "none",
+        compile: bool = False,
+        finetune: Finetune = Finetune(),
+        optim: OptimConfig = OptimConfig(),
+        init_from: Path | None = None,
     ) -> None:
+        ranges.check_probs("model", dropout=dropout)
         super().__init__(optim, finetune, init_from, metrics, train_metrics)
+        self.outputs = outputs
         self.backbone = finetune.adapted(backbone)
         self.head = self.built_head(outputs, dropout)
         if isinstance(backbone, ImageBackbone):
@@ -115,6 +120,14 @@ class Supervised(Task):
         if self.compiled and stage == "fit":
             compile_in_place(self.backbone, self.trainer.strategy.root_device)
 
+    def view(self, batch: Mapping[str, Any], stage: Stage, number: int = 0) -> Mapping[str, Any]:
+        """Return a view of a batch, mixed if that is set: ``target`` then holds shares."""
+        batch = super().view(batch, stage, number)
+        if self.views is None or stage != "train":
+            return batch
+        with single_precision():
+            return self.views.mixed(batch, self.outputs, self.moment)
+
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         """Return (B, C) logits; in evaluation, of images, the mean over their views."""
         if self.training or self.views is None:
@@ -160,3 +173,17 @@ class Supervised(Task):
         assert isinstance(self.backbone, ImageBackbone)
         size, fit = data.facts["image_size"], data.state().get("fit", "squash")
         return ImageNetwork(self.backbone, self.head, self.views, size, fit, self.problem)
+
+
+def counted(name: str, count: int | None, least: int) -> int:
+    """Return the number of outputs that a network is built with.
+
+    Raises:
+        ValueError: If it is unknown, or below ``least``.
+    """
+    if count is None or count < least:
+        raise ValueError(
+            f"model.{name} must be at least {least}, got {count}; the command line takes it from "
+            f"the data, in Python pass data.facts[{name!r}]."
+        )
+    return count

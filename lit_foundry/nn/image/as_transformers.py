@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from lit_foundry.nn.heads import LinearHead
+from lit_foundry.nn.heads import LinearHead, folded
 from lit_foundry.nn.image.backbone import ImageBackbone
 from lit_foundry.nn.image.encoder import ImageEncoder
 
@@ -39,7 +39,7 @@ def image_classifier(
         raise ValueError(
             f"transformers has no image classifier on a {type(backbone).__name__}. {OTHERWISE}"
         )
-    config: Any = copy.deepcopy(backbone.encoder.config)
+    config, head = copy.deepcopy(backbone.encoder.config), folded(head)
     family = config.model_type
     if backbone.pooling != "default" or not isinstance(head, LinearHead) or family not in FAMILIES:
         raise ValueError(

@@ -63,7 +63,7 @@ class Mixing:
 
         Args:
             images: Shape (B, C, H, W), any dtype.
-            label: Classes, shape (B,).
+            label: Classes, shape (B,), or 1 for each that applies, else 0, shape (B, K).
             index: Number of each sample, shape (B,).
             num_classes: Number of classes K.
             moment: When they are drawn.
@@ -86,7 +86,7 @@ class Mixing:
         cut, cut_share = cutmix(images, other, share, uniforms(keys, 2, _PLACE))
         mixed = torch.where(cuts[:, None, None, None], cut, mixup(images, other, share))
         share = torch.where(cuts, cut_share, share)[:, None]
-        classes = F.one_hot(label, num_classes).float()
+        classes = label if label.ndim == 2 else F.one_hot(label, num_classes).float()
         return mixed, share * classes + (1 - share) * classes.roll(1, 0)
 
 

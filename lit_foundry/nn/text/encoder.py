@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lit_foundry import ranges
 from lit_foundry.nn.backbone import Backbone, is_restoring
 from lit_foundry.nn.features import Features
-from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, LinearHead, family_options
+from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, EveryToken, LinearHead, family_options
 from lit_foundry.nn.text import varlen
 from lit_foundry.nn.text.language_head import LanguageHead, build_head, is_known, weights_of
 from lit_foundry.nn.text.packed_attention import check_isolation, isolated
@@ -32,6 +32,9 @@ from lit_foundry.nn.transformers_config import (
     set_dropout,
 )
 from lit_foundry.sources import from_hub, resolve
+
+# Keys of configs for the dropout before the tags; the first one that is there holds.
+TAGGER_DROPOUT = "classifier_dropout", "classifier_dropout_prob", "hidden_dropout_prob", "dropout"
 
 
 class TextEncoder(Backbone):
@@ -223,6 +226,16 @@ class TextEncoder(Backbone):
             head.load_state_dict(state)
             self._pretrained_head = {}
         return head
+
+    def tagger(self, num_classes: int, dropout: float | None = None) -> nn.Module:
+        """Build dropout and a linear layer, or the head of ModernBERT, for every token."""
+        config: Any = self.encoder.config
+        if config.model_type == "modernbert":
+            return EveryToken(self.classifier(num_classes, dropout))
+        found = (getattr(config, key, None) for key in TAGGER_DROPOUT)
+        probs = (prob for prob in (dropout, *found) if prob is not None)
+        std = getattr(config, "initializer_range", 0.02)
+        return EveryToken(LinearHead(self.dim, num_classes, next(probs, 0.0), std))
 
     def language_head(self) -> LanguageHead:
         """Build the family's masked language head.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_foundry.nn.backbone import Backbone
 from lit_foundry.nn.network import Headed, Network
 from lit_foundry.nn.text.as_language_model import language_model
-from lit_foundry.nn.text.as_transformers import sequence_classifier
+from lit_foundry.nn.text.as_transformers import sequence_classifier, token_classifier
 
 
 class TextNetwork(Network):
@@ -45,6 +45,15 @@ class TextNetwork(Network):
         parts: Any = self.module
         model = sequence_classifier(parts.backbone, parts.head, labels, self.problem)
         model.save_pretrained(folder)
+
+
+class TagNetwork(TextNetwork):
+    """Backbone and head as a function whose outputs, (B, T, C), are of every token."""
+
+    def save_transformers(self, folder: Path, labels: Sequence[str]) -> None:
+        """Write the model of ``AutoModelForTokenClassification``."""
+        parts: Any = self.module
+        token_classifier(parts.backbone, parts.head, labels).save_pretrained(folder)
 
 
 class OnAllTokens(Headed):
