@@ -12,7 +12,6 @@ from lit_foundry.cli.main import main
 from lit_foundry.recipe import differences
 from tests.conftest import REAL, REPO, reviews
 from tests.images import write_cifar, write_class_folders
-from tests.labelled import splits
 
 EXPERIMENTS = sorted((REPO / "configs").glob("*.yaml"))
 SMALL = [

@@ -223,5 +223,7 @@ def test_labels_of_another_kind_are_refused(tmp_path: Path) -> None:
     rows = [{"text": "a b", "label": label} for label in "xyxyxy"]
     data = texts(tmp_path, target="class")
     write(tmp_path / "train.jsonl", rows)
-    with pytest.raises(ValueError, match="TokenClassification predicts .* and TextFiles has class"):
+    with pytest.raises(
+        ValueError, match=r"TokenClassification predicts .* and TextFiles has class"
+    ):
         model().check_data(data)
