@@ -12,6 +12,7 @@ from lit_foundry.cli.main import main
 from lit_foundry.recipe import differences
 from tests.conftest import REAL, REPO, reviews
 from tests.images import write_cifar, write_class_folders
+from tests.labelled import splits
 
 EXPERIMENTS = sorted((REPO / "configs").glob("*.yaml"))
 SMALL = [
@@ -120,8 +121,8 @@ def test_experiment_fits_and_tests(
     roots = {"imdb": imdb, "cifar10": cifar10, "imagefolder": image_folder}
     data = [f"--data.root={root}" for name, root in roots.items() if name in config.stem]
     if config.stem in PRETRAINING:
-        splits = {"train": "train", "val": "test", "test": "test"}
-        data = [f"--data.{split}={imdb / folder}" for split, folder in splits.items()]
+        folders = {"train": "train", "val": "test", "test": "test"}
+        data = [f"--data.{split}={imdb / folder}" for split, folder in folders.items()]
     if config.stem in TARGETS:
         data = splits(TARGETS[config.stem], tmp_path)
     runs = f"--trainer.default_root_dir={tmp_path}"

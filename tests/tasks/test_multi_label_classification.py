@@ -135,8 +135,8 @@ def test_mixed_images_have_the_shares_of_both_sets() -> None:
 
 def test_text_goes_from_fit_to_export(tmp_path: Path) -> None:
     config = text_config(tmp_path, "MultiLabelClassification", "classes", id="text")
-    slow = ["--model.optim.lr", "2e-3", "--trainer.max_epochs", "20"]
-    cli = main(["fit", "--config", str(config), *slow])
+    learns = ["--model.optim.lr", "2e-3", "--trainer.max_epochs", "20"]
+    cli = main(["fit", "--config", str(config), "--data.val_fraction", "0.3", *learns])
     assert float(cli.trainer.callback_metrics["val/map"]) > 0.7  # chance is about a half
     best = cli.run.path / "checkpoints" / "best.ckpt"
     main(["test", "--ckpt_path", str(best)])
@@ -148,7 +148,7 @@ def test_text_goes_from_fit_to_export(tmp_path: Path) -> None:
     inputs = [row["text"] for row in records("classes", 32, 1)]
     wanted = lit_foundry.load(best).predict(inputs)
     assert wanted.labels == [row["labels"] for row in said]
-    assert len({tuple(row) for row in wanted.labels}) > 2
+    assert wanted.probs.std(0).min() > 0.01
     for format in exporting.TOLERANCE:
         found = lit_foundry.load(exporting.export(best, format)).predict(inputs)
         torch.testing.assert_close(found.probs, wanted.probs, rtol=0, atol=1e-4)
