@@ -90,7 +90,7 @@ class Predictor:
             return PredictedTags([_named(row.tolist(), names) for row in found])
         whole = torch.stack(found) if found else torch.zeros(0, len(names))
         if self.kind == "value":
-            return PredictedValues(whole[:, 0] if len(names) == 1 else whole)
+            return PredictedValues(whole.flatten() if len(names) == 1 else whole)
         if self.kind == "classes":
             probs = whole.sigmoid()
             over = (row.nonzero().flatten().tolist() for row in probs > 0.5)
