@@ -28,7 +28,6 @@ from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord, ru
 from lit_foundry.callbacks.recovery import use_own_signals
 from lit_foundry.checkpoints.files import (
     CheckpointError,
-    load_strictly,
     parsed,
     read_checkpoint,
     recipe_of,
@@ -36,12 +35,14 @@ from lit_foundry.checkpoints.files import (
 from lit_foundry.checkpoints.initialization import changes_of
 from lit_foundry.cli import accelerator as devices
 from lit_foundry.cli.arguments import class_help, fill_facts, has_gaps
-from lit_foundry.cli.mistakes import check_nulls, explain, unwrapped
+from lit_foundry.cli.messages import unwrapped
+from lit_foundry.cli.mistakes import check_nulls, explain
 from lit_foundry.cli.parts import ConfigParser, classes_written
+from lit_foundry.cli.restored import check_same_data, check_same_model
 from lit_foundry.data import DataModule
 from lit_foundry.nn import Backbone, restoring
 from lit_foundry.nn.changes import change
-from lit_foundry.recipe import differences, installed_modules_only
+from lit_foundry.recipe import installed_modules_only
 from lit_foundry.runs.folder import Resume, RunFolder
 from lit_foundry.signals import HANDLER, Stopped
 from lit_foundry.tasks import Task
@@ -218,7 +219,7 @@ class FoundryCLI(LightningCLI):
         with unwrapped():
             data: DataModule = parser.instantiate(config).data
         if self.checkpoint and (state := self.checkpoint["lit_foundry"]["data_state"]):
-            self._check_same_data(data)
+            check_same_data(self.checkpoint["lit_foundry"]["data"], data)
             data.restore(state)
         return data
 
@@ -240,38 +241,11 @@ class FoundryCLI(LightningCLI):
         self.datamodule = self.data
         if self.checkpoint:
             change(self.model, self.checkpoint["lit_foundry"]["model"].get("changes", ()))
-            self._check_fit()
+            check_same_model(self.checkpoint, self.model)
         elif isinstance(self.model, Task):
             self.model.check_data(self.data)  # before hours may go into tokenizing
             if self.model.init_from and settings.get("resume") == "never":
                 check_tokenizer(self.model.init_from, self.data)
-
-    def _check_same_data(self, data: DataModule) -> None:
-        """Refuse another tokenizer, other labels or images than the weights were trained with."""
-        assert self.checkpoint is not None
-        old, new = self.checkpoint["lit_foundry"]["data"]["init_args"], data.recipe()["init_args"]
-        fixed = ["tokenizer", "target", "label_names", "label_delimiter", "classes"]
-        fixed += ["size", "fit", "mode"]
-        # What a checkpoint does not know yet, its data had no choice of.
-        pairs = [(old.get(key, new.get(key)), new.get(key), f"data.{key}") for key in fixed]
-        changed = "; ".join(line for pair in pairs for line in differences(*pair))
-        if changed:
-            raise CheckpointError(
-                "The checkpoint brings its own labels, and its tokenizer or form of images, and "
-                f"you set {changed}; leave it out, or fit anew with it."
-            )
-
-    def _check_fit(self) -> None:
-        """Refuse a model that the checkpoint cannot fill, with what was written otherwise."""
-        assert self.checkpoint is not None
-        try:
-            load_strictly(self.model, self.checkpoint["state_dict"], "The checkpoint")
-        except CheckpointError as error:
-            old = self.checkpoint["lit_foundry"]["model"]
-            changed = "; ".join(differences(old, self.model.recipe(), "model"))
-            raise CheckpointError(
-                f"{error}\nWhat you set, checkpoint -> yours: {changed}"
-            ) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Give a fit its run folder; evaluation writes beside its checkpoint."""

@@ -6,8 +6,7 @@ named classes take. A type is checked by jsonargparse itself, one value at a tim
 """
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -38,6 +37,14 @@ from lit_foundry.cli.arguments import (
     required,
     some,
     takes_arguments,
+)
+from lit_foundry.cli.messages import (
+    brief,
+    close_file,
+    entries,
+    has,
+    not_utf8,
+    without_init_args,
 )
 from lit_foundry.cli.parts import BELOW, PATHS, take
 from lit_foundry.usage import CONFIG, UsageError, flags
@@ -83,13 +90,6 @@ def check_nulls(words: Sequence[str], parser: ArgumentParser, recipe: str | None
         search.everything(words[1:], recipe)
         if found := [told for told in search.found if told.partition(": ")[0] in keys]:
             raise UsageError("\n".join(found))
-
-
-def brief(message: str) -> list[str]:
-    """Return what jsonargparse says, without what repeats the whole config."""
-    dull = ("Given value", "Subtypes:", "Errors:", "Does not validate", "Expected a <class 'None")
-    lines = [line.strip(" -") for line in message.splitlines()]
-    return [line[:200] for line in lines if line and not line.startswith(dull)]
 
 
 @dataclass
@@ -371,53 +371,3 @@ class Search:
         except ArgumentError:
             return True
         return False
-
-
-def close_file(path: Path) -> str:
-    """Suggest a YAML file beside a path that leads to none."""
-    close = get_close_matches(str(path), map(str, path.parent.glob("*.y*ml")), n=1)
-    return f"Did you mean {close[0]}?" if close else ""
-
-
-def not_utf8(name: str, error: UnicodeDecodeError) -> str:
-    """Say where a file is not UTF-8."""
-    line = error.object.count(b"\n", 0, error.start) + 1
-    byte = f"the byte {error.object[error.start]:#04x}"
-    return f"{name}, line {line}: not UTF-8: {byte}. Save the file as UTF-8, or name a YAML file."
-
-
-def without_init_args(key: str) -> str:
-    """Return a key as the command line may write it."""
-    return key.replace(".init_args", "")
-
-
-def has(node: yaml.MappingNode, key: str) -> bool:
-    """Tell whether a mapping sets a key."""
-    return any(name == key for name, _, _ in entries(node))
-
-
-def entries(node: yaml.MappingNode) -> list[tuple[str, yaml.Node, yaml.Node]]:
-    """Return the keys of a mapping as text and node, with their values; ``<<`` is resolved."""
-    yaml.SafeLoader("").flatten_mapping(node)
-    return [
-        (at.value if isinstance(at, yaml.ScalarNode) else yaml.serialize(at).strip(), at, value)
-        for at, value in node.value
-    ]
-
-
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """Raise what a constructor raised: jsonargparse wraps it in a dump of the whole config."""
-    try:
-        yield
-    except ValueError as error:
-        cause: BaseException = error
-        wraps = ("of the Union subtypes", "Problem with given class_path")
-        while any(text in str(cause) for text in wraps) and cause.__cause__:
-            cause = cause.__cause__
-        if str(cause).startswith("Expected a "):  # of a union, the first failure alone is chained
-            told = [line.strip(" -") for line in str(error).splitlines() if " - " in line]
-            dull = ("Expected a ", "Does not validate ")
-            told = [line for line in told if not line.startswith(dull)]
-            raise ValueError("; ".join(told) or str(error)) from cause
-        raise cause from cause.__cause__
