@@ -90,6 +90,8 @@ def plain(value: Any, name: str = "value") -> Any:
         if isinstance(value, kind):
             return kind(value)  # weights_only refuses subclasses, as those of numpy
     if isinstance(value, Recorded):
+        if "_changes" in vars(value):
+            raise TypeError(f"{name} was changed by itself: change the task that it is built into.")
         return value.recipe()
     if isinstance(value, Path):
         return str(value)

@@ -23,6 +23,9 @@ class Averaging(WeightAveraging):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keep an average of equals what it is: rounding would move it, or round it down."""
+        task: Any = pl_module
+        if stage == "fit" and hasattr(task, "inherit_changes"):
+            task.inherit_changes()  # before the network is copied
         super().setup(trainer, pl_module, stage)
         model = self._average_model
         if model is None or model.multi_avg_fn is not None:

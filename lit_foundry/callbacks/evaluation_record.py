@@ -129,13 +129,15 @@ class EvaluationRecord(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep what a batch yields."""
-        self._outputs.add(outputs)
+        if hasattr(pl_module, "predicts") or (isinstance(outputs, dict) and "index" in outputs):
+            self._outputs.add(outputs)  # of a plain module, what else it returns is its own
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep what a batch yields."""
-        self._outputs.add(outputs)
+        if hasattr(pl_module, "predicts") or (isinstance(outputs, dict) and "index" in outputs):
+            self._outputs.add(outputs)  # of a plain module, what else it returns is its own
 
     def record(self, trainer: Trainer, task: Any, stage: Split, step: int) -> None:
         """Write ``predictions/<stage>.parquet`` and the confusion matrix; every rank calls it."""

@@ -244,7 +244,8 @@ class FoundryCLI(LightningCLI):
             check_same_model(self.checkpoint, self.model)
         elif isinstance(self.model, Task):
             self.model.check_data(self.data)  # before hours may go into tokenizing
-            if self.model.init_from and settings.get("resume") == "never":
+            fresh = settings.get("resume") == "never" and not settings.get("ckpt_path")
+            if self.model.init_from and fresh:
                 check_tokenizer(self.model.init_from, self.data)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -264,6 +265,7 @@ class FoundryCLI(LightningCLI):
                 extra.append(PredictionWriter(self.data.labels, config.output, read))
             return self._trainer_with(extra, logger=False)
         if limits.fast_dev_run:
+            self._resume_from(config.ckpt_path)
             return self._trainer_with([ProgressBar()])
         if limits.enable_checkpointing is False:
             raise ValueError(
@@ -285,16 +287,20 @@ class FoundryCLI(LightningCLI):
         if self.run.ckpt_path:
             # Lightning passes on what was instantiated, and saves what was parsed.
             config.ckpt_path = self.config_init.fit.ckpt_path = str(self.run.ckpt_path)
-        if config.ckpt_path and isinstance(self.model, Task):
-            self.model.init_from = None  # the checkpoint has all weights
-            if Path(config.ckpt_path).is_file():
-                change(self.model, changes_of(Path(config.ckpt_path)))
+        self._resume_from(config.ckpt_path)
         # Fed back to --config, it starts a new run of this experiment.
         fresh = config.clone()
         fresh.ckpt_path, fresh.resume, fresh.experiment = None, "never", self.experiment
         dump = self._parser("fit").dump(fresh, skip_unset=False)
         extra = [*run_callbacks(self.run, self.model, dump), ProgressBar()]
         return self._trainer_with(extra, logger=self._loggers())
+
+    def _resume_from(self, path: str | None) -> None:
+        """Make the model that of a checkpoint, which has all weights."""
+        if path and isinstance(self.model, Task):
+            self.model.init_from = None
+            if Path(path).is_file():
+                change(self.model, changes_of(Path(path)))
 
     def _loggers(self) -> Any:
         """Return the run's own loggers and those of the config; none if it says false."""

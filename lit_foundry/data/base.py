@@ -235,8 +235,15 @@ class DataModule(Recorded, LightningDataModule, ABC):
 
     def _check_followed(self, trainer: Any) -> None:
         """Refuse micro-batches that a module, which is no task, would take for whole steps."""
-        follows = getattr(trainer.fit_loop, "follows_data", False)
-        if not follows and trainer.accumulate_grad_batches != self.accumulate:
+        if getattr(trainer.fit_loop, "follows_data", False):
+            return
+        if self.reloads and not trainer.reload_dataloaders_every_n_epochs:
+            raise ValueError(
+                f"{type(self).__name__} needs a loader for each epoch here: call "
+                "lit_foundry.training.loop.steer(self.trainer) in the setup of a module that is no "
+                "Task, or set trainer.reload_dataloaders_every_n_epochs=1."
+            )
+        if trainer.accumulate_grad_batches != self.accumulate:
             raise ValueError(
                 f"data.micro_batch={self.micro_batch} makes {self.accumulate} micro-batches a "
                 "step: call lit_foundry.training.loop.steer(self.trainer) in the setup of a "

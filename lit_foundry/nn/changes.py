@@ -5,7 +5,7 @@ follow, before these are loaded strictly.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -33,9 +33,13 @@ def resize(network: nn.Module, module: str, **sizes: int) -> None:
     names = inspect.signature(type(old)).parameters
     args: dict[str, Any] = {name: getattr(old, name) for name in names if hasattr(old, name)}
     unknown = sorted(sizes.keys() - args.keys())
-    if not type(old).__module__.startswith("torch.nn.modules.") or unknown or not sizes:
+    kind = f"{type(old).__module__}.{type(old).__name__}"
+    if not kind.startswith("torch.nn.modules.") or unknown or not sizes:
         takes = f", which has no {unknown[0]}" if unknown else ", which is not resized so"
-        raise CheckpointError(f"changes: {module} is a {type(old).__name__}{takes}.")
+        raise CheckpointError(f"changes: {module} is a {kind}{takes}.")
+    wrong = [f"{k}={v!r}" for k, v in sizes.items() if type(v) is not int or not 1 <= v < 2**31]
+    if wrong:
+        raise CheckpointError(f"changes: {wrong[0]} of {module} is no size: an integer from 1 on.")
     if "bias" in args:
         args["bias"] = args["bias"] is not None
     new = type(old)(**args | sizes)
@@ -47,14 +51,22 @@ def resize(network: nn.Module, module: str, **sizes: int) -> None:
 OPERATIONS: dict[str, Callable[..., None]] = {"resize": resize}
 
 
-def change(network: nn.Module, changes: Iterable[Change]) -> None:
-    """Apply changes to a network, and add them to its recipe.
+def change(network: nn.Module, changes: Sequence[Change]) -> None:
+    """Apply changes to a task, but for those it has, and add them to its recipe.
+
+    A recipe within another holds none: a backbone is changed by its task.
 
     Raises:
         CheckpointError: If one is not known here, or does not fit.
     """
+    if not isinstance(changes, list | tuple):
+        raise CheckpointError(f"changes are a list of operations, and not {changes!r:.80}.")
     for entry in changes:
-        args = dict(entry)
+        if not (isinstance(entry, Mapping) and isinstance(entry.get("module"), str)):
+            raise CheckpointError(f"changes: {entry!r:.80} names no op and module.")
+        if dict(entry) in network.__dict__.get("_changes", ()):
+            continue
+        args = {str(key): value for key, value in entry.items() if key != "network"}
         operation = OPERATIONS.get(name := str(args.pop("op", None)))
         if operation is None:
             known = ", ".join(OPERATIONS)

@@ -36,7 +36,7 @@ class Task(Recorded, Trained, ABC):
         optim: Optimizer and schedule.
         finetune: What is frozen, and when.
         init_from: Checkpoint of any task whose backbones initialize those of the same name;
-            ignored on resume.
+            ignored on resume by the command line; in Python, leave it out then.
         metrics: Evaluation metrics, fed with ``Step.preds`` and ``Step.target``; with several
             objectives by ``objective/name``.
         train_metrics: Those worth their cost in training.
@@ -103,6 +103,11 @@ class Task(Recorded, Trained, ABC):
     def _run(self, batch: Mapping[str, Any], stage: Stage) -> dict[str, Step]:
         found = self.step(batch, stage)
         steps = {"": found} if isinstance(found, Step) else dict(found)
+        if unknown := steps.keys() - {*self.objectives}:
+            raise ValueError(
+                f"{type(self).__name__}.step returned the objectives {sorted(steps)}, of which "
+                f"{sorted(unknown)} are none of its objectives={self.objectives}: name them there."
+            )
         for name, s in steps.items():
             self.scores.update(stage, name, s.loss, s.count, s.preds, s.target)
         return steps
@@ -171,13 +176,18 @@ class Task(Recorded, Trained, ABC):
             fit_to_data(self.backbones, data)
             if self.init_from:
                 check_tokenizer(self.init_from, data)
+                self.inherit_changes()
                 self.initialize(self.init_from)
             self._thaw.begin(self.finetune, self.backbones, self.trainer)
+
+    def inherit_changes(self) -> None:
+        """Change the backbones as those of ``init_from`` were, whose weights are to fit."""
+        for name in self.backbones if self.init_from else ():
+            change(self, changes_of(Path(str(self.init_from)), name))
 
     def initialize(self, path: Path) -> None:
         """Take over the backbones of a checkpoint."""
         for name, backbone in self.backbones.items():
-            change(self, changes_of(path, name))
             load_submodule(backbone, path, name)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -140,9 +140,7 @@ class LanguageModel(Task):
     @property
     def tokenizer(self) -> Any:
         """That of the data."""
-        data = data_of(self.trainer)
-        assert data is not None
-        return data.tokenizer
+        return self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
 
     def network(self, data: Data) -> Network:
         """Return backbone and head as a function of tensors."""

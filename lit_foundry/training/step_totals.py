@@ -44,12 +44,12 @@ class StepTotals:
         # A copy: what a loader's worker yields holds a file open.
         self._parts.append((numbers, None if rows is None else rows.clone()))
 
-    def reduce(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
-        """Return the summed losses and the counts of the step, over all ranks; (K,) each."""
+    def reduce(self, trainer: Trainer) -> Tensor:
+        """Return the summed losses and the counts of the step, over all ranks; (K, 2)."""
         numbers = torch.stack([number for part in self._parts for number in part[0]])
         sums = numbers.view(len(self._parts), -1, 2).sum(0)
-        total, count = trainer.strategy.reduce(sums, reduce_op="sum").unbind(1)
-        return total, count
+        reduced: Tensor = trainer.strategy.reduce(sums, reduce_op="sum")
+        return reduced
 
     def skip(self, total: Tensor, epoch: int, step: int) -> None:
         """Warn of a step that is skipped, naming this rank's samples that may have caused it."""

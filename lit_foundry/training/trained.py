@@ -5,7 +5,6 @@ from dataclasses import replace
 from math import isfinite
 from typing import Any, Self
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -28,6 +27,8 @@ from lit_foundry.training.progress import is_logged, progress
 from lit_foundry.training.running_statistics import RunningStatistics
 from lit_foundry.training.step_totals import StepTotals
 from lit_foundry.training.thaw import Thaw
+
+SET_IN_A_STEP = {"_current_fx_name", "_skips", "moment", "step_loss"}  # no modules, no parameters
 
 
 class Trained(LightningModule):
@@ -53,8 +54,8 @@ class Trained(LightningModule):
         self._skips = False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; what Lightning sets fifty times a step, past torch's checks: 0.2 ms."""
-        if name == "_current_fx_name":
+        """Set an attribute; what a step sets, one fifty times, past torch's checks: 0.2 ms."""
+        if name in SET_IN_A_STEP:
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
@@ -125,8 +126,10 @@ class Trained(LightningModule):
                 is left out has none here.
             rows: Those of its samples.
         """
-        empty = next(iter(steps.values()))[0].detach() * 0, 0
-        parts = [steps.get(name, empty) for name in self.objectives]
+        if len(steps) < len(self.objectives):
+            empty = next(iter(steps.values()))[0].detach() * 0, 0
+            steps = {name: steps.get(name, empty) for name in self.objectives}
+        parts = [steps[name] for name in self.objectives]
         totals = [loss * count for loss, count in parts]
         self._totals.add(totals, [count for _, count in parts], rows)
         self._gradients.pending = totals if len(totals) > 1 else []
@@ -150,16 +153,20 @@ class Trained(LightningModule):
         or gradients are not finite is skipped.
         """
         self._thaw.check_gradients()
-        totals, counts = self._totals.reduce(self.trainer)
-        losses, scale = totals / counts, torch.ones(())
+        sums = self._totals.reduce(self.trainer)
+        losses: Mapping[str, Tensor] = {}
+        scale: float | Tensor = 1.0
         if len(self.objectives) > 1:
-            losses = losses.where(counts > 0, 0.0)
+            totals, counts = sums.unbind(1)
+            means = (totals / counts).where(counts > 0, 0.0)
             self._gradients.combine(self.trainer, (1 / counts).where(counts > 0, 0.0))
-            total, self.step_loss = totals.sum(), losses.sum()
+            total, self.step_loss = totals.sum(), means.sum()
+            losses = dict(zip(self.objectives, means, strict=True))
         else:
+            total, count = sums[0].unbind()
             # Lightning averaged over micro-batches and ranks; the sums over both are wanted.
-            parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-            total, self.step_loss, scale = totals[0], losses[0], parts / counts[0]
+            scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / count
+            self.step_loss = total / count
         norm = finish_gradients(optimizer, scale, self.trainer.gradient_clip_val)
         # The one place where a step waits for the device: a later check would come too late.
         self._skips = not isfinite((norm + total).item())
@@ -171,9 +178,7 @@ class Trained(LightningModule):
         if is_logged(self.trainer):
             self.log("train/loss", self.step_loss, prog_bar=True)
             each: dict[str, Any] = {"train/grad_norm": norm, **rates(optimizer)}
-            for name, loss in zip(self.objectives, losses, strict=True) if len(losses) > 1 else ():
-                each[f"train/{name}/loss"] = loss
-            self.log_dict(each)
+            self.log_dict(each | {f"train/{name}/loss": loss for name, loss in losses.items()})
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a step, and have followed what follows the weights."""

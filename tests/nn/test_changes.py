@@ -11,6 +11,8 @@ from torch import nn
 from lit_foundry.checkpoints.files import CheckpointError, load_task, read_checkpoint
 from lit_foundry.cli.main import main
 from lit_foundry.nn.changes import change
+from lit_foundry.tasks import Classification
+from tests.tasks.test_base import Toy
 
 LAYER = "backbone.encoder.encoder.layer.0"
 NARROWED = [
@@ -77,7 +79,7 @@ def test_a_run_of_it_is_resumed_and_initializes_another(
     tokenizer = narrow.parent.parent / "tokenizer"
     words = ["fit", "--config", str(tiny), "--data.tokenizer", str(tokenizer)]
     words += ["--model.init_from", str(narrow), "--trainer.max_epochs", "1"]
-    words += ["--model.backbone.vocab_size", "300"]
+    words += ["--model.backbone.vocab_size", "300", "--trainer.callbacks+=EMA"]
     other = main([*words, "--model.optim.lr", "1e-12", "--model.optim.weight_decay", "0"])
     assert other.model.recipe()["changes"] == NARROWED
     weights = load_task(narrow).state_dict()
@@ -90,15 +92,39 @@ def test_a_run_of_it_is_resumed_and_initializes_another(
     [
         ({"op": "exec", "module": "0"}, "no operation is called 'exec'. There is resize."),
         ({"op": "resize", "module": "7"}, "the network has no module '7'"),
-        ({"op": "resize", "module": "0", "width": 3}, "0 is a Linear, which has no width"),
-        ({"op": "resize", "module": ""}, " is a Sequential"),
+        (
+            {"op": "resize", "module": "0", "width": 3},
+            r"0 is a torch\.nn\..*Linear, which has no width",
+        ),
+        ({"op": "resize", "module": "0", "out_features": -1}, "out_features=-1 of 0 is no size"),
+        ({"op": "resize", "module": "0", "out_features": "8"}, "out_features='8' of 0 is no size"),
+        ({"op": "resize", "module": "0", "bias": "x"}, "bias='x' of 0 is no size"),
+        ({"op": "resize"}, "names no op and module"),
+        ("resize", "names no op and module"),
+        ({"op": "resize", "module": ""}, " is a torch.nn.*Sequential, which is not resized"),
     ],
 )
-def test_what_cannot_be_changed_is_named(entry: dict[str, Any], why: str) -> None:
+def test_what_cannot_be_changed_is_named(entry: Any, why: str) -> None:
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     with pytest.raises(CheckpointError, match=why):
         change(network, [entry])
     assert "_changes" not in vars(network)
+
+
+def test_a_change_is_made_once_and_by_the_task_alone() -> None:
+    entry = {"op": "resize", "module": "0", "out_features": 5}
+    network = nn.Sequential(nn.Linear(2, 3))
+    change(network, [entry, entry])
+    weight = network[0].weight
+    change(network, [entry])
+    assert network[0].weight is weight
+    assert vars(network)["_changes"] == [entry]
+    with pytest.raises(CheckpointError, match="changes are a list of operations, and not 3"):
+        change(network, 3)  # type: ignore[arg-type]
+    inner = Toy()
+    change(inner, [{"op": "resize", "module": "layers.0.0", "out_features": 8}])
+    with pytest.raises(TypeError, match="backbone was changed by itself: change the task"):
+        Classification(inner, 2).recipe()
 
 
 def test_layers_keep_what_is_not_resized() -> None:

@@ -113,6 +113,15 @@ def test_weights_are_followed_after_steps_that_were_not_skipped(tmp_path: Path) 
     assert int(task.steps) == 3  # type: ignore[arg-type]
 
 
+def test_an_objective_that_was_not_declared_is_named() -> None:
+    class Third(Apart):
+        def step(self, batch: Mapping[str, Any], stage: Stage) -> dict[str, Step]:
+            return {"third": Step(torch.zeros(()), 1)}
+
+    with pytest.raises(ValueError, match=r"\['third'\] are none of its objectives="):
+        Third(Toy())._run({}, "val")
+
+
 def test_scaled_losses_are_refused_for_several_objectives(tmp_path: Path) -> None:
     class Scaled:
         precision = "16-mixed"
