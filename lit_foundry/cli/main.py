@@ -32,13 +32,12 @@ from lit_foundry.checkpoints.files import (
     read_checkpoint,
     recipe_of,
 )
-from lit_foundry.checkpoints.initialization import changes_of
 from lit_foundry.cli import accelerator as devices
 from lit_foundry.cli.arguments import class_help, fill_facts, has_gaps
 from lit_foundry.cli.messages import unwrapped
 from lit_foundry.cli.mistakes import check_nulls, explain
 from lit_foundry.cli.parts import ConfigParser, classes_written
-from lit_foundry.cli.restored import check_same_data, check_same_model
+from lit_foundry.cli.restored import check_same_data, check_same_model, resume_from
 from lit_foundry.data import DataModule
 from lit_foundry.nn import Backbone, restoring
 from lit_foundry.nn.changes import change
@@ -265,7 +264,7 @@ class FoundryCLI(LightningCLI):
                 extra.append(PredictionWriter(self.data.labels, config.output, read))
             return self._trainer_with(extra, logger=False)
         if limits.fast_dev_run:
-            self._resume_from(config.ckpt_path)
+            resume_from(self.model, config.ckpt_path)
             return self._trainer_with([ProgressBar()])
         if limits.enable_checkpointing is False:
             raise ValueError(
@@ -287,20 +286,13 @@ class FoundryCLI(LightningCLI):
         if self.run.ckpt_path:
             # Lightning passes on what was instantiated, and saves what was parsed.
             config.ckpt_path = self.config_init.fit.ckpt_path = str(self.run.ckpt_path)
-        self._resume_from(config.ckpt_path)
+        resume_from(self.model, config.ckpt_path)
         # Fed back to --config, it starts a new run of this experiment.
         fresh = config.clone()
         fresh.ckpt_path, fresh.resume, fresh.experiment = None, "never", self.experiment
         dump = self._parser("fit").dump(fresh, skip_unset=False)
         extra = [*run_callbacks(self.run, self.model, dump), ProgressBar()]
         return self._trainer_with(extra, logger=self._loggers())
-
-    def _resume_from(self, path: str | None) -> None:
-        """Make the model that of a checkpoint, which has all weights."""
-        if path and isinstance(self.model, Task):
-            self.model.init_from = None
-            if Path(path).is_file():
-                change(self.model, changes_of(Path(path)))
 
     def _loggers(self) -> Any:
         """Return the run's own loggers and those of the config; none if it says false."""

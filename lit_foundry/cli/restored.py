@@ -1,10 +1,13 @@
-"""What must not be set otherwise than a checkpoint has it that is evaluated."""
+"""What a checkpoint fixes of the model and the data that go on with it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lit_foundry.checkpoints.files import CheckpointError, load_strictly
+from lit_foundry.checkpoints.initialization import changes_of
 from lit_foundry.data import DataModule
+from lit_foundry.nn.changes import change
 from lit_foundry.recipe import differences
 from lit_foundry.tasks import Task
 
@@ -40,3 +43,11 @@ def check_same_model(checkpoint: Mapping[str, Any], task: Task) -> None:
         old = checkpoint["lit_foundry"]["model"]
         changed = "; ".join(differences(old, task.recipe(), "model"))
         raise CheckpointError(f"{error}\nWhat you set, checkpoint -> yours: {changed}") from None
+
+
+def resume_from(task: Any, path: str | None) -> None:
+    """Make a task ready for a checkpoint, if there is one: it has all weights."""
+    if path and isinstance(task, Task):
+        task.init_from = None
+        if Path(path).is_file():
+            change(task, changes_of(Path(path)))
