@@ -1,6 +1,7 @@
 """What tasks, callbacks and commands use of a data module, whatever its class."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
@@ -88,7 +89,13 @@ class Data(Protocol):
         """Write what turns raw inputs into batches, for whoever loads an export."""
 
 
+MEMBERS = {name for name in (*Data.__annotations__, *vars(Data)) if not name.startswith("_")}
+
+
 def data_of(trainer: Any) -> Data | None:
-    """Return the data module that a trainer works on; None without one of ours."""
+    """Return the data module that a trainer works on; None unless it has all of the surface."""
     found: Any = getattr(trainer, "datamodule", None)
-    return cast(Data, found) if hasattr(found, "recipe") else None
+    for name in MEMBERS:  # statically, as a property may read files
+        if getattr_static(found, name, MEMBERS) is MEMBERS:
+            return None
+    return cast(Data, found)

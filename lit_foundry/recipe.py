@@ -13,9 +13,15 @@ from typing import Any, Self
 
 # Classes that others took the place of, with the same arguments.
 SUCCESSORS = {
-    f"lightning.pytorch.callbacks.{old}": f"lit_foundry.callbacks.{new}"
+    f"{place}{old}": f"lit_foundry.callbacks.{new}"
     for old, new in {"EMAWeightAveraging": "EMA", "WeightAveraging": "Averaging"}.items()
+    for place in (
+        "",
+        "lightning.pytorch.callbacks.",
+        "lightning.pytorch.callbacks.weight_averaging.",
+    )
 }
+MOST_LEVELS = 100  # of lists and mappings within each other
 
 
 class CheckpointError(ValueError):
@@ -58,21 +64,36 @@ def public_path(cls: type) -> str:
     parents = cls.__module__.split(".")
     for end in range(1, len(parents)):
         package = ".".join(parents[:end])
-        if getattr(sys.modules[package], cls.__qualname__, None) is cls:
+        if getattr(sys.modules.get(package), cls.__qualname__, None) is cls:
             return f"{package}.{cls.__qualname__}"
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def renewed(recipe: Any) -> Any:
+def renewed(recipe: Any, levels: int = MOST_LEVELS, seen: dict[int, Any] | None = None) -> Any:
     """Return a recipe, or a part of one, with the public paths of our classes.
 
     Earlier ones named the file of a class, which may have moved since.
+
+    Args:
+        recipe: Plain values.
+        levels: How many may lie within each other.
+        seen: What became of those parts that stand in several places.
+
+    Raises:
+        CheckpointError: If one contains itself, or is nested too deeply.
     """
-    if isinstance(recipe, list):
-        return [renewed(part) for part in recipe]
-    if not isinstance(recipe, Mapping):
+    if not isinstance(recipe, list | Mapping):
         return recipe
-    new = {key: renewed(part) for key, part in recipe.items()}
+    seen = {} if seen is None else seen
+    if id(recipe) in seen:
+        return seen[id(recipe)]
+    if levels == 0:
+        raise CheckpointError(f"Over {MOST_LEVELS} lists and mappings lie within each other.")
+    if isinstance(recipe, list):
+        seen[id(recipe)] = listed = [renewed(part, levels - 1, seen) for part in recipe]
+        return listed
+    new = {key: renewed(part, levels - 1, seen) for key, part in recipe.items()}
+    seen[id(recipe)] = new
     path = str(new.get("class_path"))
     name = path.rpartition(".")[2]
     if path.startswith(f"{__package__}.") and name in sys.modules[__package__].__all__:

@@ -1,9 +1,11 @@
 """Made-up predictions of each kind."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from lit_foundry.datamodule import MEMBERS
 from lit_foundry.runs.predictions import NO_TAG, Predictions
 
 COUNT = 60
@@ -43,3 +45,8 @@ def predictions(kind: str, seed: int = 0, **samples: Any) -> Predictions:
     """Return predictions of a kind with an id of each sample."""
     ids = [f"s{i}" for i in range(COUNT)]
     return Predictions(LABELS[kind], columns(kind, seed), {"id": ids, **samples}, step=7)
+
+
+def told_data(**told: Any) -> Any:
+    """Return what has the surface of a data module, and says nothing but this."""
+    return SimpleNamespace(**dict.fromkeys(MEMBERS) | told)

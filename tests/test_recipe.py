@@ -22,7 +22,7 @@ from lit_foundry.cli.main import main
 from lit_foundry.data import Docstrings, IMDb, TextData, TextFiles, TrainTokenizer
 from lit_foundry.export.command import export
 from lit_foundry.export.inference import load
-from lit_foundry.recipe import Recorded, differences, plain, public_path, renewed
+from lit_foundry.recipe import CheckpointError, Recorded, differences, plain, public_path, renewed
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,23 @@ def test_a_recipe_of_another_type_is_refused() -> None:
         build(IMDb("t").recipe(), nn.Module)
 
 
+def test_a_recipe_within_itself_is_refused_and_one_of_many_aliases_is_read() -> None:
+    own: list[Any] = []
+    own.append(own)
+    with pytest.raises(CheckpointError, match="Over 100 lists and mappings"):
+        renewed(own)
+    with pytest.raises(yaml.YAMLError, match="Over 100 lists and mappings"):
+        load_value("a: &a [*a]")
+    shared: Any = ["great"]
+    for _ in range(60):
+        shared = [shared, shared]
+    found = renewed(shared)
+    for _ in range(60):
+        assert found[0] is found[1]
+        found = found[0]
+    assert found == ["great"]
+
+
 # The files of public classes when recipes still named those.
 FORMER = {
     "lit_foundry.nn": "airbench.Airbench image_encoder.ImageEncoder resnet9.ResNet9 "
@@ -226,8 +243,11 @@ def test_a_former_path_stands_for_the_public_one(path: str) -> None:
     assert public_path(getattr(lit_foundry, name)) == f"lit_foundry.{name}"
 
 
-def test_an_earlier_config_takes_our_averages() -> None:
-    old = "callbacks: [{class_path: lightning.pytorch.callbacks.EMAWeightAveraging}]"
+@pytest.mark.parametrize(
+    "place", ["", "lightning.pytorch.callbacks.", "lightning.pytorch.callbacks.weight_averaging."]
+)
+def test_an_earlier_config_takes_our_averages(place: str) -> None:
+    old = f"callbacks: [{{class_path: {place}EMAWeightAveraging}}]"
     assert load_value(old) == {"callbacks": [{"class_path": "lit_foundry.callbacks.EMA"}]}
     found = EMA(decay=0.5)
     assert found.state_key == EMAWeightAveraging().state_key

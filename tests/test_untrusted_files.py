@@ -105,6 +105,21 @@ def refuses(path: Path, match: str) -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("part", ["model", "data"])
+def test_a_recipe_is_a_mapping(part: str, best: Path, tmp_path: Path) -> None:
+    def change(ours: dict[str, Any]) -> None:
+        ours[part] = "TextFiles"
+
+    refuses(changed(best, tmp_path, change), f"what it says of its {part} is no recipe")
+
+
+def test_changes_are_of_networks_alone(best: Path, tmp_path: Path) -> None:
+    def change(ours: dict[str, Any]) -> None:
+        ours["data"]["changes"] = [{"op": "resize", "module": "x", "out_features": 3}]
+
+    refuses(changed(best, tmp_path, change), "changes are made to a network, and not")
+
+
 # Pickles
 
 

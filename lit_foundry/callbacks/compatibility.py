@@ -8,16 +8,14 @@ from lightning.pytorch.callbacks import (
     Callback,
     GradientAccumulationScheduler,
     LearningRateFinder,
-    WeightAveraging,
 )
 
-from lit_foundry.callbacks.averaging import Averaging
+from lit_foundry.training.loop import check_averaging
 
 REMEDIES: dict[type[Callback], str] = {
     BatchSizeFinder: "set data.batch_size, and data.micro_batch to what fits into memory",
     GradientAccumulationScheduler: "set data.micro_batch, which accumulates by itself",
     LearningRateFinder: "set model.optim.lr; rates are set anew at each step",
-    WeightAveraging: "take lit_foundry.callbacks.EMA or Averaging, with the same arguments",
 }
 LOGGED_IN_TRAINING = ("train/", "lr/", "throughput/")  # unknown before the first step
 
@@ -31,10 +29,11 @@ class Compatibility(Callback):
         Raises:
             ValueError: If one sets what the data module or the task sets.
         """
+        check_averaging(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             name = type(callback).__name__
             for refused, remedy in REMEDIES.items():
-                if isinstance(callback, refused) and not isinstance(callback, Averaging):
+                if isinstance(callback, refused):
                     raise ValueError(f"trainer.callbacks: {name} does not work here; {remedy}.")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -114,7 +114,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     verify(path)
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        ours = checkpoint.get("lit_foundry") or {}
+        ours = renewed(checkpoint.get("lit_foundry") or {})
+        format, version = ours.get("format", 1), ours.get("version")
+        later = format > FORMAT
     except (OSError, MemoryError):
         raise
     except Exception as error:  # torch raises many kinds for a torn zip file
@@ -123,13 +125,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({reason}). It is truncated, or no checkpoint of lit_foundry; "
             "use another one."
         ) from error
-    if (format := ours.get("format", 1)) > FORMAT:
+    if later:
         raise CheckpointError(
-            f"{path} has format {format} and was written by lit_foundry {ours.get('version')}; "
+            f"{path} has format {format} and was written by lit_foundry {version}; "
             f"this one reads up to format {FORMAT}: update lit_foundry."
         )
     if ours:
-        checkpoint["lit_foundry"] = renewed(ours)
+        checkpoint["lit_foundry"] = ours
     return checkpoint
 
 
@@ -165,6 +167,9 @@ def recipe_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if "lit_foundry" not in checkpoint:
         raise CheckpointError(f"{path} has no recipe: it is no checkpoint of lit_foundry.")
     recipe: dict[str, Any] = checkpoint["lit_foundry"]
+    for part, kind in {"model": dict, "data": dict | None}.items():
+        if not isinstance(recipe.get(part), kind):
+            raise CheckpointError(f"{path}: what it says of its {part} is no recipe.")
     return recipe
 
 
@@ -186,17 +191,31 @@ def build(recipe: Mapping[str, Any], base: type) -> Any:
         CheckpointError: If it describes another object, or its class, or one inside of it, lies in
             a module that is not imported.
     """
-    changes = recipe.get("changes", ())
+    plain, changes = unchanged(recipe, base)
     try:
-        parser, config = parsed({k: v for k, v in recipe.items() if k != "changes"}, base)
+        parser, config = parsed(plain, base)
     except ArgumentError as error:
         reason = shorten(str(error).partition("Errors:")[2] or str(error), 300)
         raise CheckpointError(
             f"The recipe does not describe a {base.__name__}: {reason}"
         ) from error
     built = parser.instantiate(config).object
-    change(built, changes)
+    if changes:
+        change(built, changes)
     return built
+
+
+def unchanged(recipe: Mapping[str, Any], base: type) -> tuple[dict[str, Any], Any]:
+    """Return a recipe without what was changed of the network once built, and that.
+
+    Raises:
+        CheckpointError: If it describes no network, and was changed.
+    """
+    plain = {**recipe}
+    changes = plain.pop("changes", [])
+    if changes and not issubclass(base, nn.Module):
+        raise CheckpointError(f"changes are made to a network, and not to a {base.__name__}.")
+    return plain, changes
 
 
 def parsed(

@@ -17,7 +17,7 @@ from lit_foundry.checkpoints.files import (
     load_task,
     read_checkpoint,
 )
-from lit_foundry.nn.changes import Change
+from lit_foundry.nn.changes import Change, about
 from lit_foundry.nn.lora import is_adapter, merge_adapters, with_adapters
 from lit_foundry.recipe import Recorded
 
@@ -82,8 +82,7 @@ def changes_of(path: Path, name: str = "") -> list[Change]:
     """Return what was changed of a task, or of a submodule of it, after it was built."""
     if path.is_dir() and not holds_task(path):
         return []
-    changes: list[Change] = task_recipe(path).get("changes", [])
-    return [c for c in changes if f".{c.get('module')}".startswith(f".{name}." if name else ".")]
+    return about(task_recipe(path).get("changes", []), name)
 
 
 def check_statistics(module: Any, theirs: Any, path: Path) -> None:

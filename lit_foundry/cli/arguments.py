@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace, get_loader, set_loader
 from jsonargparse import Path as ConfigPath  # type: ignore[attr-defined]
 
-from lit_foundry.recipe import renewed
+from lit_foundry.recipe import CheckpointError, renewed
 from lit_foundry.usage import UsageError
 
 MOST_NAMES = 12
@@ -42,12 +42,16 @@ def load_value(text: str) -> Any:
     As that, jsonargparse passes the null of a command line on to an argument of a class.
 
     Raises:
-        yaml.YAMLError: If it is not YAML, or a key stands twice: the first would be lost.
+        yaml.YAMLError: If it is not YAML, a key stands twice, so that the first would be lost, or a
+            value contains itself.
     """
     value = None if text == "None" else _load_yaml(text)
     if isinstance(value, dict | list) and any(repeated(yaml.compose(text, FAST))):
         raise yaml.YAMLError("A key stands twice.")
-    return renewed(value)
+    try:
+        return renewed(value)
+    except CheckpointError as error:
+        raise yaml.YAMLError(str(error)) from None
 
 
 def repeated(

@@ -31,6 +31,7 @@ from lit_foundry.checkpoints.files import (
     parsed,
     read_checkpoint,
     recipe_of,
+    unchanged,
 )
 from lit_foundry.cli import accelerator as devices
 from lit_foundry.cli.arguments import class_help, fill_facts, has_gaps
@@ -163,9 +164,9 @@ class FoundryCLI(LightningCLI):
             self.checkpoint = read_checkpoint(Path(path))
             built = recipe_of(self.checkpoint, Path(path))
             below = {
-                key: {k: v for k, v in built[key].items() if k != "changes"}
+                key: unchanged(built[key], BASES[key])[0]
                 for key in ("model", "data")
-                if built[key]
+                if built.get(key)
             }
             recipe = yaml.safe_dump(below, sort_keys=False)
             self._check(below, recipe, words)

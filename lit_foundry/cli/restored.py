@@ -7,7 +7,7 @@ from typing import Any
 from lit_foundry.checkpoints.files import CheckpointError, load_strictly
 from lit_foundry.checkpoints.initialization import changes_of
 from lit_foundry.data import DataModule
-from lit_foundry.nn.changes import change
+from lit_foundry.nn.changes import inherit
 from lit_foundry.recipe import differences
 from lit_foundry.tasks import Task
 
@@ -50,4 +50,4 @@ def resume_from(task: Any, path: str | None) -> None:
     if path and isinstance(task, Task):
         task.init_from = None
         if Path(path).is_file():
-            change(task, changes_of(Path(path)))
+            inherit(task, changes_of(Path(path)))

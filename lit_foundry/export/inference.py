@@ -53,7 +53,7 @@ class Predictor:
         kind: What it predicts: ``class``, ``classes``, ``value`` or ``tags``.
 
     Attributes:
-        labels: Names of the classes, in the order of the probabilities.
+        labels: Names of the classes, values or tags, in the order of the network's outputs.
     """
 
     def __init__(self, data: Data, logits: Logits, kind: str = "class") -> None:
@@ -107,7 +107,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:
         device: Where a checkpoint or a ``transformers`` folder runs.
 
     Raises:
-        CheckpointError: If it is neither, or no classifier.
+        CheckpointError: If it is neither, or its task predicts nothing that has labels.
     """
     path = Path(path)
     if not path.is_dir():

@@ -5,7 +5,7 @@ follow, before these are loaded strictly.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -26,10 +26,10 @@ def resize(network: nn.Module, module: str, **sizes: int) -> None:
     Raises:
         CheckpointError: If there is no such layer or argument.
     """
-    try:
-        old = network.get_submodule(module)
-    except AttributeError:
-        raise CheckpointError(f"changes: the network has no module {module!r}.") from None
+    there = dict(network.named_modules(remove_duplicate=False))
+    if module not in there:
+        raise CheckpointError(f"changes: the network has no module {module!r}.")
+    old = there[module]
     names = inspect.signature(type(old)).parameters
     args: dict[str, Any] = {name: getattr(old, name) for name in names if hasattr(old, name)}
     unknown = sorted(sizes.keys() - args.keys())
@@ -42,30 +42,35 @@ def resize(network: nn.Module, module: str, **sizes: int) -> None:
         raise CheckpointError(f"changes: {wrong[0]} of {module} is no size: an integer from 1 on.")
     if "bias" in args:
         args["bias"] = args["bias"] is not None
+    places = [name for name, layer in there.items() if layer is old]
+    mine = set(old.parameters())
+    for name, layer in there.items():
+        if layer is not old and not mine.isdisjoint(layer.parameters(recurse=False)):
+            raise CheckpointError(
+                f"changes: {module} shares a weight with {name}, and would lose it: untie them."
+            )
     new = type(old)(**args | sizes)
     if (weight := next(old.parameters(), None)) is not None:
         new.to(weight.device, weight.dtype)
-    network.set_submodule(module, new.train(old.training))
+    for name, parameter in old.named_parameters():
+        new.get_parameter(name).requires_grad_(parameter.requires_grad)
+    new.train(old.training)
+    for place in places:
+        network.set_submodule(place, new)
 
 
 OPERATIONS: dict[str, Callable[..., None]] = {"resize": resize}
 
 
-def change(network: nn.Module, changes: Sequence[Change]) -> None:
-    """Apply changes to a task, but for those it has, and add them to its recipe.
+def change(network: nn.Module, changes: Any) -> None:
+    """Apply changes to a task, and add them to its recipe.
 
     A recipe within another holds none: a backbone is changed by its task.
 
     Raises:
         CheckpointError: If one is not known here, or does not fit.
     """
-    if not isinstance(changes, list | tuple):
-        raise CheckpointError(f"changes are a list of operations, and not {changes!r:.80}.")
-    for entry in changes:
-        if not (isinstance(entry, Mapping) and isinstance(entry.get("module"), str)):
-            raise CheckpointError(f"changes: {entry!r:.80} names no op and module.")
-        if dict(entry) in network.__dict__.get("_changes", ()):
-            continue
+    for entry in checked(changes):
         args = {str(key): value for key, value in entry.items() if key != "network"}
         operation = OPERATIONS.get(name := str(args.pop("op", None)))
         if operation is None:
@@ -73,3 +78,35 @@ def change(network: nn.Module, changes: Sequence[Change]) -> None:
             raise CheckpointError(f"changes: no operation is called {name!r}. There is {known}.")
         operation(network, **args)
         network.__dict__.setdefault("_changes", []).append(dict(entry))
+
+
+def inherit(network: nn.Module, changes: list[Change], within: str = "") -> None:
+    """Apply the changes of another network, unless those that were made here begin with them.
+
+    Args:
+        network: A task.
+        changes: Those of the other one.
+        within: Part of the network that they are about; empty for all of it.
+
+    Raises:
+        CheckpointError: If one is not known here, or does not fit.
+    """
+    made = about(network.__dict__.get("_changes", []), within)
+    if made[: len(changes)] != changes:
+        change(network, changes)
+
+
+def about(changes: Any, within: str) -> list[Change]:
+    """Return those changes that are about a part of a network; all, if it has no name."""
+    start = f"{within}." if within else ""
+    return [entry for entry in checked(changes) if f"{entry['module']}.".startswith(start)]
+
+
+def checked(changes: Any) -> list[Change]:
+    """Return changes, or raise CheckpointError if they are something else."""
+    if not isinstance(changes, list | tuple):
+        raise CheckpointError(f"changes are a list of operations, and not {changes!r:.80}.")
+    for entry in changes:
+        if not (isinstance(entry, Mapping) and isinstance(entry.get("module"), str)):
+            raise CheckpointError(f"changes: {entry!r:.80} names no op and module.")
+    return [*changes]

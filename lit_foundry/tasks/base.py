@@ -12,14 +12,14 @@ from lit_foundry.checkpoints.files import our_part
 from lit_foundry.checkpoints.initialization import changes_of, load_submodule
 from lit_foundry.datamodule import Data, data_of
 from lit_foundry.nn import Network
-from lit_foundry.nn.changes import change
+from lit_foundry.nn.changes import inherit
 from lit_foundry.nn.image.views import Views
 from lit_foundry.randomness import seed_dropout, single_precision
 from lit_foundry.recipe import Recorded
 from lit_foundry.tasks.step import Stage, Step
 from lit_foundry.training.agreement import check_fit, check_resumed, check_tokenizer, fit_to_data
 from lit_foundry.training.finetune import Finetune
-from lit_foundry.training.loop import check_clipping, steer
+from lit_foundry.training.loop import check_averaging, check_clipping, check_precision, steer
 from lit_foundry.training.optim import OptimConfig
 from lit_foundry.training.scores import Scores
 from lit_foundry.training.trained import Trained
@@ -68,7 +68,7 @@ class Task(Recorded, Trained, ABC):
         objectives: tuple[str, ...] = (),
     ) -> None:
         super().__init__(optim, finetune, objectives or ("",))
-        self.init_from = init_from
+        self.init_from = None if init_from is None else Path(init_from)
         self.scores = Scores(metrics or {}, train_metrics or {}, self.objectives)
         self.results: dict[str, Tensor] = {}
 
@@ -103,6 +103,11 @@ class Task(Recorded, Trained, ABC):
     def _run(self, batch: Mapping[str, Any], stage: Stage) -> dict[str, Step]:
         found = self.step(batch, stage)
         steps = {"": found} if isinstance(found, Step) else dict(found)
+        if not steps:
+            raise ValueError(
+                f"{type(self).__name__}.step returned no Step: of a batch without any sample to "
+                "learn from, return one with the loss 0 and the count 0."
+            )
         if unknown := steps.keys() - {*self.objectives}:
             raise ValueError(
                 f"{type(self).__name__}.step returned the objectives {sorted(steps)}, of which "
@@ -170,8 +175,10 @@ class Task(Recorded, Trained, ABC):
         data = data_of(self.trainer)
         if data is not None:
             self.check_data(data)
+        check_precision(self.trainer, self.predicts)
         if stage == "fit":
             check_clipping(self.trainer)
+            check_averaging(self.trainer)
             steer(self.trainer)
             fit_to_data(self.backbones, data)
             if self.init_from:
@@ -181,9 +188,21 @@ class Task(Recorded, Trained, ABC):
             self._thaw.begin(self.finetune, self.backbones, self.trainer)
 
     def inherit_changes(self) -> None:
-        """Change the backbones as those of ``init_from`` were, whose weights are to fit."""
-        for name in self.backbones if self.init_from else ():
-            change(self, changes_of(Path(str(self.init_from)), name))
+        """Change the backbones as those of ``init_from`` were, whose weights are to fit.
+
+        Raises:
+            ValueError: If adapters are in the way.
+        """
+        if self.init_from is None:
+            return
+        changes = {name: changes_of(self.init_from, name) for name in self.backbones}
+        if self.finetune.lora and any(changes.values()):
+            raise ValueError(
+                f"model.init_from={self.init_from} was changed after it was built, as by pruning, "
+                "and layers with adapters are not changed: leave out model.finetune.lora."
+            )
+        for name, made in changes.items():
+            inherit(self, made, name)
 
     def initialize(self, path: Path) -> None:
         """Take over the backbones of a checkpoint."""

@@ -7,9 +7,12 @@ from math import inf
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loops.loop import _Loop
 
 from lit_foundry.datamodule import data_of
+
+ROUNDS_BATCHES = ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16")
 
 
 def steer(trainer: Trainer) -> None:
@@ -71,3 +74,22 @@ def check_clipping(trainer: Trainer) -> None:
             f"trainer.gradient_clip_val must be a positive number, got {most}; leave it "
             "out to clip nothing."
         )
+
+
+def check_precision(trainer: Trainer, predicts: str | None) -> None:
+    """Raise ValueError if targets would be rounded: Lightning casts the batch with the network."""
+    if predicts == "value" and trainer.precision in ROUNDS_BATCHES:
+        raise ValueError(
+            f"trainer.precision={trainer.precision} would round the targets, such as 2003 to 2000, "
+            "and what is scored with them: take bf16-mixed or 32-true."
+        )
+
+
+def check_averaging(trainer: Trainer) -> None:
+    """Raise ValueError if a callback would have checkpoints hold other weights than validated."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging) and not hasattr(callback, "on_save_weights"):
+            raise ValueError(
+                f"trainer.callbacks: {type(callback).__name__} does not work here; take "
+                "lit_foundry.callbacks.EMA or Averaging, with the same arguments."
+            )

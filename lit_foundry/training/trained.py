@@ -165,6 +165,7 @@ class Trained(LightningModule):
         else:
             total, count = sums[0].unbind()
             # Lightning averaged over micro-batches and ranks; the sums over both are wanted.
+            count = count + (count == 0)  # no term at all, such as a tagged word, is the loss 0
             scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / count
             self.step_loss = total / count
         norm = finish_gradients(optimizer, scale, self.trainer.gradient_clip_val)

@@ -39,6 +39,13 @@ def test_callbacks_that_set_what_is_set_elsewhere_are_refused(
     assert fit.global_step == 0
 
 
+def test_an_average_whose_checkpoints_hold_other_weights_is_refused_without_our_callbacks(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match="EMAWeightAveraging does not work here; take lit_foundry"):
+        trainer(EMAWeightAveraging()).fit(task(), data(tmp_path))
+
+
 def test_a_monitor_of_what_is_never_logged_is_told_before_the_first_step(tmp_path: Path) -> None:
     fit = trainer(EarlyStopping("val_loss"), Compatibility(), num_sanity_val_steps=1)
     with pytest.raises(ValueError, match=r"EarlyStopping monitors val_loss, .*mean val/loss\?"):

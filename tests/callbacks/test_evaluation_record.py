@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from PIL import Image
 
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord, SampleOutputs
 from lit_foundry.report.sections import shown_rows
 from lit_foundry.runs.folder import RunFolder
 from lit_foundry.runs.predictions import Predictions
-from tests.predicted import COUNT, LABELS, columns
+from tests.predicted import COUNT, LABELS, columns, told_data
 
 
 def trainer(datamodule: Any = None) -> Any:
@@ -30,9 +31,9 @@ def batches(kind: str, size: int = 8) -> list[dict[str, torch.Tensor]]:
 
 def some_data(**told: Any) -> Any:
     """Return what a record reads of a data module of ours."""
-    nothing = {"recipe": dict, "labels": [], "thumbnail": lambda stage, row: None}
+    nothing: dict[str, Any] = {"labels": [], "thumbnail": lambda stage, row: None}
     nothing["describe"] = lambda stage, rows: {"id": rows}
-    return SimpleNamespace(**nothing | told)
+    return told_data(**nothing | told)
 
 
 def recorded(folder: Path, kind: str, datamodule: Any) -> Predictions:
@@ -111,3 +112,19 @@ def test_a_step_that_keeps_nothing_leaves_no_file(outputs: Any, tmp_path: Path) 
 def test_samples_of_no_kind_are_refused_at_the_first_batch(outputs: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         SampleOutputs().add(outputs)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"index": torch.arange(4), "boxes": torch.zeros(4, 2)},
+        {"index": torch.arange(4), "loss": torch.tensor(0.5)},
+        {"index": "first", "loss": torch.zeros(4)},
+        {"loss": torch.zeros(4)},
+    ],
+)
+def test_what_a_plain_module_returns_is_its_own(outputs: Any, tmp_path: Path) -> None:
+    record = EvaluationRecord(RunFolder(tmp_path))
+    record.on_validation_batch_end(trainer(), LightningModule(), outputs)
+    record.record(trainer(), LightningModule(), "val", 3)
+    assert not list(tmp_path.rglob("*.parquet"))

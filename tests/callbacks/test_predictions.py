@@ -20,6 +20,7 @@ from lit_foundry.cli.tokenizer_command import main as tokenizer
 from lit_foundry.report import command as report
 from lit_foundry.sources import check_output
 from lit_foundry.usage import printable
+from tests.predicted import told_data
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def write(path: Path, ids: list[str], labels: list[str]) -> None:
 def predict(path: Path, labels: list[str], found: dict[str, Any], ids: list[str]) -> None:
     """Write what a single batch predicts."""
     writer = PredictionWriter(labels, path)
-    data = SimpleNamespace(recipe=dict, ids=lambda split: ids)
+    data = told_data(ids=lambda split: ids)
     trainer: Any = SimpleNamespace(is_global_zero=True, world_size=1, datamodule=data)
     task: Any = object()
     writer.setup(trainer, task, "predict")

@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_foundry.checkpoints.files import CheckpointError, load_task, read_checkpoint
 from lit_foundry.cli.main import main
-from lit_foundry.nn.changes import change
+from lit_foundry.nn.changes import change, inherit
 from lit_foundry.tasks import Classification
 from tests.tasks.test_base import Toy
 
@@ -111,14 +111,17 @@ def test_what_cannot_be_changed_is_named(entry: Any, why: str) -> None:
     assert "_changes" not in vars(network)
 
 
-def test_a_change_is_made_once_and_by_the_task_alone() -> None:
-    entry = {"op": "resize", "module": "0", "out_features": 5}
+def test_changes_are_made_in_turn_inherited_once_and_by_the_task_alone() -> None:
     network = nn.Sequential(nn.Linear(2, 3))
-    change(network, [entry, entry])
+    sizes = [{"op": "resize", "module": "0", "out_features": size} for size in (8, 20, 8)]
+    change(network, sizes)
+    assert network[0].out_features == 8
+    assert vars(network)["_changes"] == sizes
     weight = network[0].weight
-    change(network, [entry])
+    inherit(network, sizes[:2], "0")
     assert network[0].weight is weight
-    assert vars(network)["_changes"] == [entry]
+    inherit(network, sizes[1:])
+    assert network[0].weight is not weight
     with pytest.raises(CheckpointError, match="changes are a list of operations, and not 3"):
         change(network, 3)  # type: ignore[arg-type]
     inner = Toy()
@@ -134,3 +137,29 @@ def test_layers_keep_what_is_not_resized() -> None:
     assert network(torch.ones(1, 3, 9, 9).double()).shape == (1, 5, 4, 4)
     assert network[0].bias is None
     assert not network[1].training
+
+
+def test_a_layer_keeps_its_places_and_what_of_it_learns() -> None:
+    inner = nn.Linear(4, 4).requires_grad_(False)
+    network = nn.ModuleDict({"one": inner, "other": inner})
+    change(network, [{"op": "resize", "module": "one", "in_features": 3}])
+    assert network["one"] is network["other"]
+    assert not network["one"].weight.requires_grad
+    tied = nn.ModuleDict({"embedding": nn.Embedding(9, 4), "out": nn.Linear(4, 9, bias=False)})
+    tied["out"].weight = tied["embedding"].weight
+    with pytest.raises(CheckpointError, match="embedding shares a weight with out"):
+        change(tied, [{"op": "resize", "module": "embedding", "num_embeddings": 5}])
+
+
+def test_what_a_task_says_of_itself_is_no_module() -> None:
+    with pytest.raises(CheckpointError, match="has no module 'trainer'"):
+        change(Classification(Toy(), 2), [{"op": "resize", "module": "trainer", "size": 2}])
+
+
+def test_adapters_of_a_network_that_was_changed_are_refused(narrow: Path, tiny: Path) -> None:
+    pytest.importorskip("peft")
+    tokenizer = narrow.parent.parent / "tokenizer"
+    words = ["fit", "--config", str(tiny), "--data.tokenizer", str(tokenizer)]
+    words += ["--model.init_from", str(narrow), "--model.backbone.vocab_size", "300"]
+    with pytest.raises(ValueError, match=r"changed after it was built.*leave out model\.finetune"):
+        main([*words, "--model.finetune.lora.rank", "2"])

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lit_foundry.callbacks import EMA
-from lit_foundry.checkpoints.files import CheckpointError, load_task
+from lit_foundry.checkpoints.files import CheckpointError, load_task, read_checkpoint
 from lit_foundry.cli.main import main
 from lit_foundry.data import TextFiles
 from lit_foundry.data.text.tokenizer_training import TrainTokenizer
@@ -22,6 +23,7 @@ from lit_foundry.nn import Backbone
 from lit_foundry.nn.features import Features
 from lit_foundry.nn.text.encoder import TextEncoder, masked_mean
 from lit_foundry.randomness import seed_dropout
+from lit_foundry.recipe import Recorded
 from lit_foundry.runs.metrics_csv import MetricsCSV
 from lit_foundry.tasks import Classification, Finetune, Stage, Step
 from lit_foundry.training.optim import OptimConfig, lr_factor
@@ -550,3 +552,34 @@ def test_dropout_is_seeded_as_torch_does_but_queues_nothing() -> None:
         ours = torch.rand(5)
         assert len(torch.cuda._queued_calls) == queued
         assert torch.equal(ours, torch.rand(5, generator=torch.Generator().manual_seed(seed)))
+
+
+class Plain(LightningDataModule, Recorded):
+    """Records its arguments, and has nothing else that ours have."""
+
+    def __init__(self, rows: int = 4) -> None:
+        super().__init__()
+        self.rows = rows
+
+    @property
+    def facts(self) -> Mapping[str, int]:
+        """Fail: nobody asks for it."""
+        raise AssertionError
+
+    def train_dataloader(self) -> Any:
+        """Return samples of one class."""
+        fields = {"input_ids": torch.ones(self.rows, 3, dtype=torch.long)}
+        fields["attention_mask"] = torch.ones(self.rows, 3, dtype=torch.bool)
+        fields |= {"label": torch.zeros(self.rows).long(), "index": torch.arange(self.rows)}
+        return DataLoader([fields] * 2, batch_size=None)  # type: ignore[arg-type]
+
+    val_dataloader = train_dataloader
+
+
+def test_a_data_module_that_has_not_the_whole_surface_is_a_plain_one(tmp_path: Path) -> None:
+    fit, found = trainer(), task()
+    fit.fit(found, Plain())
+    fit.save_checkpoint(tmp_path / "plain.ckpt")
+    assert fit.global_step == 2
+    assert read_checkpoint(tmp_path / "plain.ckpt")["lit_foundry"]["data"] is None
+    assert load_task(tmp_path / "plain.ckpt").state_dict().keys() == found.state_dict().keys()

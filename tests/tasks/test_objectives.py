@@ -15,6 +15,7 @@ from torchmetrics.classification import BinaryAUROC
 from lit_foundry.checkpoints.files import read_checkpoint
 from lit_foundry.nn import Backbone, TextEncoder
 from lit_foundry.tasks import Finetune, Stage, Step, Task
+from lit_foundry.training.objectives import ObjectiveGradients
 from lit_foundry.training.optim import OptimConfig
 from tests.conftest import REPO, tiny_config, write_config
 from tests.runs.test_ddp import lit_foundry
@@ -120,6 +121,37 @@ def test_an_objective_that_was_not_declared_is_named() -> None:
 
     with pytest.raises(ValueError, match=r"\['third'\] are none of its objectives="):
         Third(Toy())._run({}, "val")
+
+
+def test_a_step_that_returns_nothing_is_told_rather_than_ending_the_epoch(tmp_path: Path) -> None:
+    class Silent(Apart):
+        def step(self, batch: Mapping[str, Any], stage: Stage) -> dict[str, Step]:
+            return {}
+
+    torch.manual_seed(1)
+    with pytest.raises(ValueError, match=r"Silent\.step returned no Step"):
+        trainer().fit(Silent(Toy()), data(tmp_path))
+
+
+def test_what_no_rank_has_a_gradient_of_keeps_none() -> None:
+    class Two:
+        world_size = 2
+
+        @property
+        def strategy(self) -> Any:
+            return self
+
+        def reduce(self, found: Tensor, reduce_op: str) -> Tensor:
+            return found * 2  # as if the other rank had the same
+
+    used, unused = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    gradients = ObjectiveGradients()
+    gradients.pending = [used.sum(), (3 * used).sum()]
+    gradients.add([used, unused])
+    gradients.combine(Two(), torch.tensor([1.0, 0.5]))  # type: ignore[arg-type]
+    assert used.grad is not None
+    assert used.grad.tolist() == [5.0, 5.0]
+    assert unused.grad is None
 
 
 def test_scaled_losses_are_refused_for_several_objectives(tmp_path: Path) -> None:

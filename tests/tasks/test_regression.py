@@ -143,6 +143,12 @@ def test_data_that_do_not_tell_their_targets_are_refused() -> None:
     trainer().fit(model(standardize=False), loader, loader)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_targets_are_not_rounded(precision: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"precision={precision} would round the targets"):
+        trainer(precision=precision).fit(model(), texts(tmp_path))
+
+
 def test_overfits_one_batch(tmp_path: Path) -> None:
     data, task = texts(tmp_path, rows=12), model()
     fit = trainer(max_epochs=80, limit_val_batches=0)

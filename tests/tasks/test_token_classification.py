@@ -17,7 +17,7 @@ from lit_foundry.nn.text.as_transformers import token_classifier
 from lit_foundry.nn.text.encoder import TextEncoder
 from lit_foundry.nn.text.words import of_words
 from lit_foundry.report import command as reporting
-from lit_foundry.tasks import Classification, TokenClassification
+from lit_foundry.tasks import Classification, Step, TokenClassification
 from lit_foundry.training.metrics import EntityF1
 from lit_foundry.training.optim import OptimConfig
 from tests.export.test_command import FAMILIES, SIZES
@@ -144,6 +144,19 @@ def test_batch_without_a_tagged_word_adds_nothing(tmp_path: Path) -> None:
     batch["label"] = torch.full_like(batch["label"], -100)
     step = model().step(batch, "train")
     assert (step.loss.item(), int(step.count)) == (0, 0)
+
+
+def test_a_whole_step_without_a_tagged_word_is_none_of_the_bad_ones(tmp_path: Path) -> None:
+    class Untagged(TokenClassification):
+        def step(self, batch: Any, stage: Any) -> Step:
+            if self.global_step == 1:
+                batch = {**batch, "label": torch.full_like(batch["label"], -100)}
+            return super().step(batch, stage)
+
+    torch.manual_seed(0)
+    fit = trainer(max_steps=3)
+    fit.fit(Untagged(Toy(), 4), texts(tmp_path))
+    assert "train/skipped_steps" not in fit.callback_metrics
 
 
 @pytest.mark.parametrize("truncation", ["head", "tail"])
