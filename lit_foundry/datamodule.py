@@ -9,7 +9,7 @@ Split = Literal["train", "val", "test", "predict"]
 
 
 class Data(Protocol):
-    """The surface of a data module; ``data.base.DataModule`` has all of it, with defaults.
+    """The surface of a data module; ``data.base.DataModule`` has all of it but ``batch_type``.
 
     Attributes:
         batch_type: TypedDict of the fields of a batch.
@@ -93,9 +93,20 @@ MEMBERS = {name for name in (*Data.__annotations__, *vars(Data)) if not name.sta
 
 
 def data_of(trainer: Any) -> Data | None:
-    """Return the data module that a trainer works on; None unless it has all of the surface."""
+    """Return the data module that a trainer works on; None of a plain one.
+
+    Raises:
+        ValueError: If it has what any of ours has, and only a part of the rest.
+    """
     found: Any = getattr(trainer, "datamodule", None)
-    for name in MEMBERS:  # statically, as a property may read files
-        if getattr_static(found, name, MEMBERS) is MEMBERS:
-            return None
+    # Statically first, as a property may read files.
+    there = {n for n in MEMBERS if getattr_static(found, n, MEMBERS) is not MEMBERS}
+    there |= {n for n in MEMBERS - there if hasattr(found, n)}
+    if not {"recipe", "facts", "load"} <= there:
+        return None
+    if missing := sorted(MEMBERS - there):
+        raise ValueError(
+            f"{type(found).__name__} is no whole data module of lit_foundry: it lacks "
+            f"{', '.join(missing)}. Derive it from lit_foundry.data.DataModule, and set batch_type."
+        )
     return cast(Data, found)

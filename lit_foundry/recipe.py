@@ -21,7 +21,7 @@ SUCCESSORS = {
         "lightning.pytorch.callbacks.weight_averaging.",
     )
 }
-MOST_LEVELS = 100  # of lists and mappings within each other
+MOST_LEVELS, MOST_PARTS = 100, 1_000_000  # of a recipe, against aliases of aliases
 
 
 class CheckpointError(ValueError):
@@ -69,7 +69,7 @@ def public_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def renewed(recipe: Any, levels: int = MOST_LEVELS, seen: dict[int, Any] | None = None) -> Any:
+def renewed(recipe: Any, levels: int = MOST_LEVELS, left: list[int] | None = None) -> Any:
     """Return a recipe, or a part of one, with the public paths of our classes.
 
     Earlier ones named the file of a class, which may have moved since.
@@ -77,24 +77,24 @@ def renewed(recipe: Any, levels: int = MOST_LEVELS, seen: dict[int, Any] | None 
     Args:
         recipe: Plain values.
         levels: How many may lie within each other.
-        seen: What became of those parts that stand in several places.
+        left: How many there may be, a part that stands in several places counted in each.
 
     Raises:
-        CheckpointError: If one contains itself, or is nested too deeply.
+        CheckpointError: If there are more, as in one that contains itself.
     """
     if not isinstance(recipe, list | Mapping):
         return recipe
-    seen = {} if seen is None else seen
-    if id(recipe) in seen:
-        return seen[id(recipe)]
-    if levels == 0:
-        raise CheckpointError(f"Over {MOST_LEVELS} lists and mappings lie within each other.")
+    left = [MOST_PARTS] if left is None else left
+    left[0] -= 1 + len(recipe)
+    if levels == 0 or left[0] < 0:
+        raise CheckpointError(
+            f"Lists and mappings lie over {MOST_LEVELS} deep within each other, or hold over "
+            f"{MOST_PARTS:,} values."
+        )
     if isinstance(recipe, list):
-        seen[id(recipe)] = listed = [renewed(part, levels - 1, seen) for part in recipe]
-        return listed
-    new = {key: renewed(part, levels - 1, seen) for key, part in recipe.items()}
-    seen[id(recipe)] = new
-    path = str(new.get("class_path"))
+        return [renewed(part, levels - 1, left) for part in recipe]
+    new = {key: renewed(part, levels - 1, left) for key, part in recipe.items()}
+    path = new["class_path"] if isinstance(new.get("class_path"), str) else ""
     name = path.rpartition(".")[2]
     if path.startswith(f"{__package__}.") and name in sys.modules[__package__].__all__:
         new["class_path"] = f"{__package__}.{name}"

@@ -113,6 +113,16 @@ def test_a_recipe_is_a_mapping(part: str, best: Path, tmp_path: Path) -> None:
     refuses(changed(best, tmp_path, change), f"what it says of its {part} is no recipe")
 
 
+def test_a_recipe_of_aliases_of_aliases_is_refused_in_a_second(best: Path, tmp_path: Path) -> None:
+    def change(ours: dict[str, Any]) -> None:
+        part: Any = ["x"]
+        for _ in range(60):
+            part = [part, part]
+        ours["model"] = {"class_path": part}
+
+    refuses(changed(best, tmp_path, change), "hold over 1,000,000 values")
+
+
 def test_changes_are_of_networks_alone(best: Path, tmp_path: Path) -> None:
     def change(ours: dict[str, Any]) -> None:
         ours["data"]["changes"] = [{"op": "resize", "module": "x", "out_features": 3}]

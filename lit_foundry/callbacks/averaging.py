@@ -22,10 +22,13 @@ class Averaging(WeightAveraging):
         return next(c.__qualname__ for c in type(self).__mro__ if c.__module__[:9] == "lightning")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep an average of equals what it is: rounding would move it, or round it down."""
+        """Copy the network as ``init_from`` changed it; keep an average of equals what it is.
+
+        Rounding would move that, or round it down.
+        """
         task: Any = pl_module
         if stage == "fit" and hasattr(task, "inherit_changes"):
-            task.inherit_changes()  # before the network is copied
+            task.inherit_changes()
         super().setup(trainer, pl_module, stage)
         model = self._average_model
         if model is None or model.multi_avg_fn is not None:

@@ -29,7 +29,7 @@ class Compatibility(Callback):
         Raises:
             ValueError: If one sets what the data module or the task sets.
         """
-        check_averaging(trainer)
+        check_averaging(trainer)  # for a module that is no Task
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             name = type(callback).__name__
             for refused, remedy in REMEDIES.items():

@@ -76,17 +76,6 @@ def columns_of(found: Mapping[str, Any]) -> dict[str, Any]:
     return {n: c for n, c in found.items() if n != "index" and isinstance(c, np.ndarray)}
 
 
-def _are_samples(outputs: Any) -> bool:
-    index = outputs.get("index") if isinstance(outputs, Mapping) else None
-    if not isinstance(index, Tensor) or index.ndim != 1:
-        return False
-    try:
-        kinds({name: _copied(v) for name, v in outputs.items() if isinstance(v, Tensor)})
-    except ValueError:
-        return False
-    return True
-
-
 def _copied(value: Any) -> Any:
     """Return an array of its own: what a loader's worker sent holds a file open."""
     if not isinstance(value, Tensor):
@@ -149,8 +138,7 @@ class EvaluationRecord(Callback):
         self._keep(pl_module, outputs)
 
     def _keep(self, task: LightningModule, outputs: Any) -> None:
-        # What a plain module returns is its own, unless it reads as samples.
-        if hasattr(task, "predicts") or _are_samples(outputs):
+        if hasattr(task, "predicts"):  # what another module returns is its own
             self._outputs.add(outputs)
 
     def record(self, trainer: Trainer, task: Any, stage: Split, step: int) -> None:

@@ -20,7 +20,7 @@ from lit_foundry import __version__
 from lit_foundry.atomic import replacing
 from lit_foundry.datamodule import Data
 from lit_foundry.nn import restoring
-from lit_foundry.nn.changes import change
+from lit_foundry.nn.changes import checked, inherit
 from lit_foundry.recipe import CheckpointError as CheckpointError
 from lit_foundry.recipe import Recorded, check_classes, installed_modules_only, renewed
 
@@ -119,6 +119,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         later = format > FORMAT
     except (OSError, MemoryError):
         raise
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     except Exception as error:  # torch raises many kinds for a torn zip file
         reason = shorten(f"{type(error).__name__}: {error}", 160)
         raise DamagedError(
@@ -164,13 +166,14 @@ def recipe_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If lit_foundry did not write it.
     """
-    if "lit_foundry" not in checkpoint:
+    recipe: Any = checkpoint.get("lit_foundry")
+    if not isinstance(recipe, dict):
         raise CheckpointError(f"{path} has no recipe: it is no checkpoint of lit_foundry.")
-    recipe: dict[str, Any] = checkpoint["lit_foundry"]
     for part, kind in {"model": dict, "data": dict | None}.items():
         if not isinstance(recipe.get(part), kind):
             raise CheckpointError(f"{path}: what it says of its {part} is no recipe.")
-    return recipe
+    found: dict[str, Any] = recipe
+    return found
 
 
 def our_part(task: Recorded, data: Data | None) -> dict[str, Any]:
@@ -201,7 +204,7 @@ def build(recipe: Mapping[str, Any], base: type) -> Any:
         ) from error
     built = parser.instantiate(config).object
     if changes:
-        change(built, changes)
+        inherit(built, checked(changes))
     return built
 
 
@@ -249,6 +252,8 @@ def load_data(path: str | Path, **changes: Any) -> LightningDataModule:
         changes: Arguments to set otherwise, such as ``predict="texts.txt"``.
     """
     recipe = recipe_of(read_checkpoint(Path(path)), Path(path))
+    if recipe.get("data") is None:
+        raise CheckpointError(f"{path} does not tell its data: it was fitted on a plain module.")
     args = recipe["data"]["init_args"] | changes
     data: Any = build(recipe["data"] | {"init_args": args}, LightningDataModule)
     data.restore(recipe["data_state"])

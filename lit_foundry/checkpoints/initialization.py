@@ -16,6 +16,7 @@ from lit_foundry.checkpoints.files import (
     load_strictly,
     load_task,
     read_checkpoint,
+    recipe_of,
 )
 from lit_foundry.nn.changes import Change, about
 from lit_foundry.nn.lora import is_adapter, merge_adapters, with_adapters
@@ -74,7 +75,7 @@ def task_recipe(path: Path) -> dict[str, Any]:
         recipe = json.loads((path / "config.json").read_text(encoding="utf-8"))
     else:  # without the tensors, which were read and verified before
         checkpoint = torch.load(path, map_location="meta", weights_only=True)
-        recipe = checkpoint.get("lit_foundry", {}).get("model", {})
+        recipe = recipe_of(checkpoint, path)["model"] if checkpoint.get("lit_foundry") else {}
     return recipe
 
 

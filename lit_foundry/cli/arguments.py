@@ -45,13 +45,13 @@ def load_value(text: str) -> Any:
         yaml.YAMLError: If it is not YAML, a key stands twice, so that the first would be lost, or a
             value contains itself.
     """
-    value = None if text == "None" else _load_yaml(text)
-    if isinstance(value, dict | list) and any(repeated(yaml.compose(text, FAST))):
-        raise yaml.YAMLError("A key stands twice.")
     try:
-        return renewed(value)
-    except CheckpointError as error:
+        value = renewed(None if text == "None" else _load_yaml(text))
+        if isinstance(value, dict | list) and any(repeated(yaml.compose(text, FAST))):
+            raise yaml.YAMLError("A key stands twice.")
+    except (CheckpointError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from None
+    return value
 
 
 def repeated(

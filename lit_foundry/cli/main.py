@@ -41,7 +41,7 @@ from lit_foundry.cli.parts import ConfigParser, classes_written
 from lit_foundry.cli.restored import check_same_data, check_same_model, resume_from
 from lit_foundry.data import DataModule
 from lit_foundry.nn import Backbone, restoring
-from lit_foundry.nn.changes import change
+from lit_foundry.nn.changes import checked, inherit
 from lit_foundry.recipe import installed_modules_only
 from lit_foundry.runs.folder import Resume, RunFolder
 from lit_foundry.signals import HANDLER, Stopped
@@ -240,7 +240,7 @@ class FoundryCLI(LightningCLI):
             super().instantiate_classes()
         self.datamodule = self.data
         if self.checkpoint:
-            change(self.model, self.checkpoint["lit_foundry"]["model"].get("changes", ()))
+            inherit(self.model, checked(self.checkpoint["lit_foundry"]["model"].get("changes", [])))
             check_same_model(self.checkpoint, self.model)
         elif isinstance(self.model, Task):
             self.model.check_data(self.data)  # before hours may go into tokenizing

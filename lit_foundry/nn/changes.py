@@ -24,7 +24,7 @@ def resize(network: nn.Module, module: str, **sizes: int) -> None:
         sizes: Arguments of its constructor, such as ``out_features``.
 
     Raises:
-        CheckpointError: If there is no such layer or argument.
+        CheckpointError: If there is no such layer or argument, or another one has its weight.
     """
     there = dict(network.named_modules(remove_duplicate=False))
     if module not in there:
@@ -43,17 +43,19 @@ def resize(network: nn.Module, module: str, **sizes: int) -> None:
     if "bias" in args:
         args["bias"] = args["bias"] is not None
     places = [name for name, layer in there.items() if layer is old]
-    mine = set(old.parameters())
+    inside, mine = set(old.modules()), dict(old.named_parameters())
     for name, layer in there.items():
-        if layer is not old and not mine.isdisjoint(layer.parameters(recurse=False)):
+        shared = not {*mine.values()}.isdisjoint(layer.parameters(recurse=False))
+        if shared and layer not in inside:
             raise CheckpointError(
-                f"changes: {module} shares a weight with {name}, and would lose it: untie them."
+                f"changes: {module} shares a weight with {name}, and would lose it: leave it as it "
+                "is."
             )
     new = type(old)(**args | sizes)
     if (weight := next(old.parameters(), None)) is not None:
         new.to(weight.device, weight.dtype)
-    for name, parameter in old.named_parameters():
-        new.get_parameter(name).requires_grad_(parameter.requires_grad)
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(name not in mine or mine[name].requires_grad)
     new.train(old.training)
     for place in places:
         network.set_submodule(place, new)
@@ -81,7 +83,7 @@ def change(network: nn.Module, changes: Any) -> None:
 
 
 def inherit(network: nn.Module, changes: list[Change], within: str = "") -> None:
-    """Apply the changes of another network, unless those that were made here begin with them.
+    """Apply the changes of another network, unless they are among those that were made here.
 
     Args:
         network: A task.
@@ -91,8 +93,8 @@ def inherit(network: nn.Module, changes: list[Change], within: str = "") -> None
     Raises:
         CheckpointError: If one is not known here, or does not fit.
     """
-    made = about(network.__dict__.get("_changes", []), within)
-    if made[: len(changes)] != changes:
+    made, count = about(network.__dict__.get("_changes", []), within), len(changes)
+    if all(made[at : at + count] != changes for at in range(len(made) + 1)):
         change(network, changes)
 
 

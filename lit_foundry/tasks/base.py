@@ -68,7 +68,7 @@ class Task(Recorded, Trained, ABC):
         objectives: tuple[str, ...] = (),
     ) -> None:
         super().__init__(optim, finetune, objectives or ("",))
-        self.init_from = None if init_from is None else Path(init_from)
+        self.init_from = Path(init_from) if init_from else None
         self.scores = Scores(metrics or {}, train_metrics or {}, self.objectives)
         self.results: dict[str, Tensor] = {}
 
@@ -102,12 +102,12 @@ class Task(Recorded, Trained, ABC):
 
     def _run(self, batch: Mapping[str, Any], stage: Stage) -> dict[str, Step]:
         found = self.step(batch, stage)
-        steps = {"": found} if isinstance(found, Step) else dict(found)
-        if not steps:
+        if not found:
             raise ValueError(
                 f"{type(self).__name__}.step returned no Step: of a batch without any sample to "
-                "learn from, return one with the loss 0 and the count 0."
+                "learn from, return one with the count 0, and a loss such as 0 * logits.sum()."
             )
+        steps = {"": found} if isinstance(found, Step) else dict(found)
         if unknown := steps.keys() - {*self.objectives}:
             raise ValueError(
                 f"{type(self).__name__}.step returned the objectives {sorted(steps)}, of which "

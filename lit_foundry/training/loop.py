@@ -6,13 +6,12 @@ And what it is refused, as gradients are finished by the task.
 from math import inf
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loops.loop import _Loop
 
 from lit_foundry.datamodule import data_of
-
-ROUNDS_BATCHES = ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16")
 
 
 def steer(trainer: Trainer) -> None:
@@ -77,11 +76,12 @@ def check_clipping(trainer: Trainer) -> None:
 
 
 def check_precision(trainer: Trainer, predicts: str | None) -> None:
-    """Raise ValueError if targets would be rounded: Lightning casts the batch with the network."""
-    if predicts == "value" and trainer.precision in ROUNDS_BATCHES:
+    """Raise ValueError if values would be rounded: Lightning casts the batch with the network."""
+    exact = torch.tensor(2049.0, dtype=torch.float32)
+    if predicts == "value" and trainer.precision_plugin.convert_input(exact).item() != exact:
         raise ValueError(
-            f"trainer.precision={trainer.precision} would round the targets, such as 2003 to 2000, "
-            "and what is scored with them: take bf16-mixed or 32-true."
+            f"trainer.precision={trainer.precision} would round targets, such as 2049 to 2048, and "
+            "their mean and deviation: take bf16-mixed or 32-true."
         )
 
 

@@ -65,12 +65,13 @@ class ObjectiveGradients:
             scales: Factor of each objective, shape (K,), the same on all ranks.
         """
         sums, self._sums = self._sums, []
-        several = trainer.world_size > 1
-        has = torch.tensor([float(any(p in s for s in sums)) for p in self._parameters])
-        if several:  # of which another one may have more
-            has = trainer.strategy.reduce(has.to(scales.device), reduce_op="sum").cpu()
-        for p, known in zip(self._parameters, has.tolist(), strict=True):
+        elsewhere = [0.0] * len(self._parameters)
+        if trainer.world_size > 1:  # of which another one may have more
+            here = [float(any(p in s for s in sums)) for p in self._parameters]
+            has = torch.tensor(here, device=scales.device)
+            elsewhere = trainer.strategy.reduce(has, reduce_op="sum").tolist()
+        for p, ranks in zip(self._parameters, elsewhere, strict=True):
             parts = [s[p] * scale for s, scale in zip(sums, scales, strict=True) if p in s]
-            if several and known:
+            if ranks:
                 parts = [trainer.strategy.reduce(sum(parts, torch.zeros_like(p)), reduce_op="sum")]
             p.grad = torch.stack(parts).sum(0) if parts else None

@@ -16,7 +16,7 @@ class StepTotals:
     """Sums the losses and counts of one step's micro-batches, without waiting for the device.
 
     Attributes:
-        skipped: Steps of this process that changed nothing, as loss or gradients were not finite.
+        skipped: Steps of this process that changed nothing.
     """
 
     def __init__(self) -> None:
@@ -51,13 +51,16 @@ class StepTotals:
         reduced: Tensor = trainer.strategy.reduce(sums, reduce_op="sum")
         return reduced
 
-    def skip(self, total: Tensor, epoch: int, step: int) -> None:
+    def skip(self, sums: Tensor, epoch: int, step: int) -> None:
         """Warn of a step that is skipped, naming this rank's samples that may have caused it."""
         self.skipped += 1
-        if self.is_finite and not total.isfinite():
+        why = "Loss or gradient is not finite"
+        if not sums[:, 1].any():
+            why = "No sample has anything to learn from"
+        elif self.is_finite and not sums[:, 0].sum().isfinite():
             return  # another rank is to blame, and names its own
         warnings.warn(
-            f"Loss or gradient is not finite in epoch {epoch}, step {step}; the step is skipped. "
+            f"{why} in epoch {epoch}, step {step}; the step is skipped. "
             f"Training rows of the micro-batches: {self.suspects() or 'unknown'}.",
             stacklevel=3,
         )
@@ -66,9 +69,9 @@ class StepTotals:
         """Raise ValueError if all ``steps`` of the run were skipped."""
         if steps and self.skipped == steps:
             raise ValueError(
-                f"All {steps} steps were skipped, as loss or gradients were not finite: "
-                "nothing was learnt. Look at the rows named above; lower model.optim.lr, or set "
-                "trainer.precision to 32-true."
+                f"All {steps} steps were skipped, as loss or gradients were not finite or there "
+                "was nothing to learn from. Look at the rows named above; lower model.optim.lr, or "
+                "set trainer.precision to 32-true."
             )
 
     def suspects(self) -> list[int]:

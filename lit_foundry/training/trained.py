@@ -150,7 +150,7 @@ class Trained(LightningModule):
         """Make the gradients of a step those of its mean loss, clip and check them, and log.
 
         Each objective is divided by its own count over micro-batches and ranks. A step whose loss
-        or gradients are not finite is skipped.
+        or gradients are not finite is skipped, and so is one without a single term.
         """
         self._thaw.check_gradients()
         sums = self._totals.reduce(self.trainer)
@@ -160,20 +160,20 @@ class Trained(LightningModule):
             totals, counts = sums.unbind(1)
             means = (totals / counts).where(counts > 0, 0.0)
             self._gradients.combine(self.trainer, (1 / counts).where(counts > 0, 0.0))
-            total, self.step_loss = totals.sum(), means.sum()
+            self.step_loss = means.sum()
+            total = totals.sum() / (counts.sum() > 0)  # not finite without any term, as with one
             losses = dict(zip(self.objectives, means, strict=True))
         else:
             total, count = sums[0].unbind()
             # Lightning averaged over micro-batches and ranks; the sums over both are wanted.
-            count = count + (count == 0)  # no term at all, such as a tagged word, is the loss 0
             scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / count
             self.step_loss = total / count
         norm = finish_gradients(optimizer, scale, self.trainer.gradient_clip_val)
-        # The one place where a step waits for the device: a later check would come too late.
+        # Here a step of one objective waits for the device, and nowhere else; later is too late.
         self._skips = not isfinite((norm + total).item())
         if self._skips:
             self._statistics.restore()
-            self._totals.skip(total, self.current_epoch, self.global_step)
+            self._totals.skip(sums, self.current_epoch, self.global_step)
             self.log("train/skipped_steps", 1.0, reduce_fx="sum", on_step=False, on_epoch=True)
             optimizer.zero_grad()  # without gradients, the optimizer touches nothing
         if is_logged(self.trainer):

@@ -16,6 +16,8 @@ from lit_foundry.runs.folder import RunFolder
 from lit_foundry.runs.predictions import Predictions
 from tests.predicted import COUNT, LABELS, columns, told_data
 
+TASK: Any = SimpleNamespace(predicts=None)
+
 
 def trainer(datamodule: Any = None) -> Any:
     return SimpleNamespace(is_global_zero=True, world_size=1, datamodule=datamodule)
@@ -40,7 +42,7 @@ def recorded(folder: Path, kind: str, datamodule: Any) -> Predictions:
     """Have samples recorded, and read what was kept."""
     record = EvaluationRecord(RunFolder(folder))
     for batch in batches(kind):
-        record.on_validation_batch_end(trainer(), None, batch)  # type: ignore[arg-type]
+        record.on_validation_batch_end(trainer(), TASK, batch)
     record.record(trainer(datamodule), None, "val", 3)
     return Predictions.read(folder / "predictions" / "val.parquet")
 
@@ -95,7 +97,7 @@ def test_numbers_of_few_bits_are_kept_as_those_of_32() -> None:
 @pytest.mark.parametrize("outputs", [None, {}, torch.tensor(0.5)])
 def test_a_step_that_keeps_nothing_leaves_no_file(outputs: Any, tmp_path: Path) -> None:
     record = EvaluationRecord(RunFolder(tmp_path))
-    record.on_test_batch_end(trainer(), None, outputs)  # type: ignore[arg-type]
+    record.on_test_batch_end(trainer(), TASK, outputs)
     record.record(trainer(), None, "test", 3)
     assert not list(tmp_path.rglob("*.parquet"))
 
@@ -117,8 +119,8 @@ def test_samples_of_no_kind_are_refused_at_the_first_batch(outputs: Any, said: s
 @pytest.mark.parametrize(
     "outputs",
     [
-        {"index": torch.arange(4), "boxes": torch.zeros(4, 2)},
-        {"index": torch.arange(4), "loss": torch.tensor(0.5)},
+        {"index": torch.arange(4), "boxes": np.zeros((4, 2))},
+        {"index": torch.arange(4), "loss": torch.zeros(4), "number": 3},
         {"index": "first", "loss": torch.zeros(4)},
         {"loss": torch.zeros(4)},
     ],

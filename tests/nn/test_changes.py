@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import nn
 
-from lit_foundry.checkpoints.files import CheckpointError, load_task, read_checkpoint
+from lit_foundry.checkpoints.files import CheckpointError, build, load_task, read_checkpoint
 from lit_foundry.cli.main import main
 from lit_foundry.nn.changes import change, inherit
 from lit_foundry.tasks import Classification
@@ -118,10 +118,10 @@ def test_changes_are_made_in_turn_inherited_once_and_by_the_task_alone() -> None
     assert network[0].out_features == 8
     assert vars(network)["_changes"] == sizes
     weight = network[0].weight
-    inherit(network, sizes[:2], "0")
+    inherit(network, sizes[1:], "0")
     assert network[0].weight is weight
-    inherit(network, sizes[1:])
-    assert network[0].weight is not weight
+    inherit(network, [sizes[1], sizes[1]])
+    assert network[0].out_features == 20
     with pytest.raises(CheckpointError, match="changes are a list of operations, and not 3"):
         change(network, 3)  # type: ignore[arg-type]
     inner = Toy()
@@ -149,6 +149,28 @@ def test_a_layer_keeps_its_places_and_what_of_it_learns() -> None:
     tied["out"].weight = tied["embedding"].weight
     with pytest.raises(CheckpointError, match="embedding shares a weight with out"):
         change(tied, [{"op": "resize", "module": "embedding", "num_embeddings": 5}])
+
+
+def test_a_layer_with_layers_inside_is_resized() -> None:
+    network = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2)})
+    change(network, [{"op": "resize", "module": "attention", "kdim": 4, "vdim": 4}])
+    assert network["attention"].k_proj_weight.shape == (8, 4)
+
+
+class Narrowed(Classification):
+    """Changes itself whenever it is built."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(Toy(), 2, **options)
+        inner = {"op": "resize", "module": "backbone.layers.0.0", "bias": 1}
+        change(self, [inner | {"out_features": 8} for _ in range(2)])
+
+
+def test_a_task_that_changes_itself_is_rebuilt_as_it_was() -> None:
+    recipe: Any = Narrowed().recipe()
+    for _ in range(2):
+        recipe = build(recipe, Classification).recipe()
+    assert len(recipe["changes"]) == 2
 
 
 def test_what_a_task_says_of_itself_is_no_module() -> None:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lit_foundry.callbacks import EMA
-from lit_foundry.checkpoints.files import CheckpointError, load_task, read_checkpoint
+from lit_foundry.checkpoints.files import CheckpointError, load_data, load_task, read_checkpoint
 from lit_foundry.cli.main import main
-from lit_foundry.data import TextFiles
+from lit_foundry.data import DataModule, TextFiles
 from lit_foundry.data.text.tokenizer_training import TrainTokenizer
+from lit_foundry.datamodule import data_of
 from lit_foundry.nn import Backbone
 from lit_foundry.nn.features import Features
 from lit_foundry.nn.text.encoder import TextEncoder, masked_mean
@@ -561,11 +563,6 @@ class Plain(LightningDataModule, Recorded):
         super().__init__()
         self.rows = rows
 
-    @property
-    def facts(self) -> Mapping[str, int]:
-        """Fail: nobody asks for it."""
-        raise AssertionError
-
     def train_dataloader(self) -> Any:
         """Return samples of one class."""
         fields = {"input_ids": torch.ones(self.rows, 3, dtype=torch.long)}
@@ -576,10 +573,39 @@ class Plain(LightningDataModule, Recorded):
     val_dataloader = train_dataloader
 
 
-def test_a_data_module_that_has_not_the_whole_surface_is_a_plain_one(tmp_path: Path) -> None:
+def test_a_data_module_with_a_recipe_alone_is_a_plain_one(tmp_path: Path) -> None:
     fit, found = trainer(), task()
     fit.fit(found, Plain())
     fit.save_checkpoint(tmp_path / "plain.ckpt")
     assert fit.global_step == 2
     assert read_checkpoint(tmp_path / "plain.ckpt")["lit_foundry"]["data"] is None
     assert load_task(tmp_path / "plain.ckpt").state_dict().keys() == found.state_dict().keys()
+    with pytest.raises(CheckpointError, match="does not tell its data"):
+        load_data(tmp_path / "plain.ckpt")
+
+
+def test_what_a_data_module_lacks_is_named(tmp_path: Path) -> None:
+    class Mine(DataModule):
+        """Has all but the type of a batch."""
+
+        facts: ClassVar[dict[str, int]] = {}  # type: ignore[misc]
+
+        def load(self, split: str) -> Any:
+            """Fail: it is not asked."""
+            raise AssertionError
+
+    with pytest.raises(ValueError, match=r"Mine is no whole.*it lacks batch_type\."):
+        data_of(trainer_of(Mine()))
+
+    class Wrapped:
+        """Is another one."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(inner, name)
+
+    inner = data(tmp_path)
+    assert data_of(trainer_of(Wrapped())) is not None
+
+
+def trainer_of(datamodule: Any) -> Any:
+    return SimpleNamespace(datamodule=datamodule)

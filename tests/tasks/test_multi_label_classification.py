@@ -149,7 +149,7 @@ def test_text_goes_from_fit_to_export(tmp_path: Path) -> None:
     wanted = lit_foundry.load(best).predict(inputs)
     assert wanted.labels == [row["labels"] for row in said]
     assert wanted.probs.std(0).min() > 0.01
-    for format in exporting.TOLERANCE:
+    for format in ("hf", "safetensors", "onnx"):  # images go through torch
         found = lit_foundry.load(exporting.export(best, format)).predict(inputs)
         torch.testing.assert_close(found.probs, wanted.probs, rtol=0, atol=1e-4)
     from transformers import pipeline
