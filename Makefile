@@ -17,7 +17,7 @@ help: ## List the targets.
 setup: $(STAMP) ## Create .venv and install lit_foundry with its tools into it.
 	@echo "$(VENV) is ready."
 
-demo: $(STAMP) ## Train, test and report on a small data set.
+demo: $(STAMP) ## Train and test on a small data set, and write a report.
 	@$(BIN)/python scripts/demo.py
 
 test: $(STAMP) ## Run the fast tests.

@@ -9,6 +9,7 @@ import time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from lit_foundry.cli.main import main
+from lit_foundry.report import command as report
 
 
 def demo() -> None:
@@ -17,9 +18,11 @@ def demo() -> None:
     fit = main(["fit", "--config", "configs/demo.yaml", *sys.argv[1:]])
     run = fit.run.path
     main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt")])
+    report.main([str(run)])
     accuracy = json.loads((run / "test.json").read_text(encoding="utf-8"))["test/acc"]
     print(f"""
 Test accuracy {accuracy:.3f} after {time.perf_counter() - start:.0f} s. Look at
+  {run}/report/index.html         all of the run on a page, mistakes too
   {run}/plots/curves.png          loss, accuracy and learning rates over the steps
   {run}/plots/test_confusion.png  which packages are taken for which
   {run}/config.yaml               all settings; change one and fit again with --config

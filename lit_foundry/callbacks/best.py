@@ -1,5 +1,7 @@
 """The checkpoint with the best validation score."""
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ class Best(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path, monitor: str | None, mode: str) -> None:
+        # A run that ends before its first validation is told of in its summary.
+        this = re.escape(f"monitor={monitor!r}")
+        warnings.filterwarnings("ignore", f".*{this}.* could not find the monitored key")
         super().__init__(
             folder,
             "best",

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -88,7 +89,9 @@ class RunRecord(EvaluationRecord):
         best = _best(trainer)
         speed = next((c for c in callbacks if isinstance(c, Throughput)), None)
         score = best.best_model_score if best else None
-        scored = best.best_model_path if best and score is not None else None
+        scored = None
+        if best and score is not None:  # Lightning makes the path an absolute one
+            scored = self.run.checkpoints / Path(best.best_model_path).name
         checkpoint = scored or newest(self.run.checkpoints)
         summary = {
             "best_metric": best.monitor if best else None,
@@ -107,7 +110,8 @@ class RunRecord(EvaluationRecord):
             if tracker.log_checkpoint and checkpoint:
                 tracker.log_artifact(checkpoint, aliases=["best"] if scored else [])
         images = "pixel_values" in getattr(getattr(task, "backbone", None), "inputs", ())
-        _print(summary, self.run, _limit(trainer), "images/" if images else "texts.txt")
+        inputs = "images/" if images else "texts.txt"
+        _print(summary, self.run, _limit(trainer), _test(trainer), inputs)
 
 
 def _best(trainer: Trainer) -> Best | None:
@@ -132,10 +136,19 @@ def _limit(trainer: Trainer) -> str:
     return "max_steps N" if trainer.global_step == trainer.max_steps else "max_epochs N"
 
 
-def _print(summary: dict[str, Any], run: RunFolder, limit: str, inputs: str) -> None:
+def _test(trainer: Trainer) -> str:
+    """Return what ``test`` needs beside the checkpoint: data, if those of the run name none."""
+    data = data_of(trainer)
+    named = data is None or data.recipe()["init_args"].get("test", True)
+    return "" if named else " --data.test FILES"
+
+
+def _print(summary: dict[str, Any], run: RunFolder, limit: str, test: str, inputs: str) -> None:
     table = Table(show_header=False, title=f"Run {run.path}", title_justify="left")
     if summary["best_score"] is not None:
         table.add_row(f"best {summary['best_metric']}", f"{summary['best_score']:.4f}")
+    elif summary["best_metric"]:
+        table.add_row(f"best {summary['best_metric']}", "none: it ended before a validation")
     table.add_row("checkpoint", summary["checkpoint"])
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     if "stopped_early" in summary:
@@ -158,7 +171,7 @@ def _print(summary: dict[str, Any], run: RunFolder, limit: str, inputs: str) -> 
     console.print(table)
     # Plain lines: a table would break commands that one wants to copy.
     console.print(
-        f"""test     {command} test --ckpt_path {checkpoint}
+        f"""test     {command} test --ckpt_path {checkpoint}{test}
 predict  {command} predict --ckpt_path {checkpoint} --input {inputs}
 report   {command} report {path}"""
     )

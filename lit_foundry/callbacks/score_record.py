@@ -1,5 +1,6 @@
 """What an evaluation leaves behind, beside the checkpoint that it scored."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,13 @@ class ScoreRecord(EvaluationRecord):
             if name.startswith(f"{stage}/")
         }
         data = data_of(trainer)
-        content = {"data": {} if data is None else data.fingerprint(), **scores}
+        content: dict[str, Any] = {"data": {} if data is None else data.fingerprint(), **scores}
+        limit = getattr(trainer, f"limit_{stage}_batches")
+        if isinstance(limit, int) or limit != 1.0:
+            content["part"] = f"limit_{stage}_batches={limit}"
+            warnings.warn(
+                f"trainer.{content['part']}: these are scores of a part of the split.", stacklevel=2
+            )
         content = {"checkpoint": str(self.ckpt_path), **content}
         print(f"Scores written to {self.run.write(f'{stage}.json', content)}")
         if tracker := tracker_of(self.run.path):

@@ -81,7 +81,8 @@ def verify(path: Path) -> None:
     Without a checksum file, or with a torn one, those of the archive's members are tested.
     """
     if not path.is_file():
-        raise DamagedError(f"{path} is no checkpoint file; runs/<experiment>/<n>/ holds them.")
+        beside = [*recoveries(path.parent), "what runs/<experiment>/<n>/checkpoints/ holds"]
+        raise DamagedError(f"{path} is no checkpoint file: take {beside[0]}.")
     size = path.stat().st_size
     try:
         told = json.loads(_sums(path).read_text(encoding="utf-8"))

@@ -145,7 +145,8 @@ def smoothed(values: Sequence[float], decay: float = 0.9) -> NDArray[np.float64]
     """Fit a line around each value, its neighbours weighing less by ``decay`` a place.
 
     A moving average lags where values fall; without one, training loss stands where it is beside
-    that of the validation. Source: Fan and Gijbels, Local Polynomial Modelling, 1996, section 2.3
+    that of the validation. A line leaves the range of its values where these turn, which the
+    result does not. Source: Fan and Gijbels, Local Polynomial Modelling, 1996, section 2.3
     """
     y = np.asarray(values, float)
     known, reach = np.isfinite(y), np.arange(-50, 51)
@@ -156,8 +157,10 @@ def smoothed(values: Sequence[float], decay: float = 0.9) -> NDArray[np.float64]
         return np.convolve(of, kernel * reach**power)[50 : 50 + len(y)]
 
     (s0, s1, s2), (t0, t1) = ((total(p, known) for p in range(3)), (total(p, y) for p in range(2)))
+    low, high = (y.min(where=known, initial=np.inf), y.max(where=known, initial=-np.inf))
     with np.errstate(invalid="ignore", divide="ignore"):  # where hardly a value is finite
-        return (s2 * t0 - s1 * t1) / (s0 * s2 - s1**2)
+        lines: NDArray[np.float64] = (s2 * t0 - s1 * t1) / (s0 * s2 - s1**2)
+    return np.clip(lines, low, high) if known.any() else lines
 
 
 def plot_reliability(found: Calibration, path: Path, words: Words = WORDS) -> None:

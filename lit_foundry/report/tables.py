@@ -32,9 +32,11 @@ def about(run: Run) -> Iterator[tuple[str, str]]:
     """Yield titles and values of a run; a title begins with its word in ``ORDER``."""
     summary = run.summary
     yield "best validation", best(run)
-    for name, value in as_named_today(run.read("test.json")).items():
+    test = run.read("test.json")
+    part = f", of a part: {test['part']}" if "part" in test else ""
+    for name, value in as_named_today(test).items():
         if isinstance(value, float):
-            yield name, f"{value:.4f}"
+            yield name, f"{value:.4f}{part}"
     steps = max((steps[-1] + 1 for steps, _ in run.metrics.values()), default=0)
     yield "steps", f"{summary.get('steps', steps):,}" + ("" if summary else ", not finished")
     if summary:
@@ -52,7 +54,7 @@ def about(run: Run) -> Iterator[tuple[str, str]]:
     yield "code", ", then ".join(dict.fromkeys(codes)) or NONE
     places = [hardware(environment["hardware"]) for environment in (first, *later) if environment]
     yield "hardware", ", then ".join(dict.fromkeys(places)) or NONE
-    data = first.get("data", {}) | run.read("test.json").get("data", {})
+    data = first.get("data", {}) | test.get("data", {})
     for split, digest in data.items():
         yield f"data {split}", digest[:12]
     yield "resumed", "at step " + ", ".join(f"{n:,}" for n, _ in run.resumes) if later else "no"

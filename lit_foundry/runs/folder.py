@@ -159,7 +159,7 @@ class RunFolder:
         start = self.start_step
         return [
             MetricsCSV(self.path / "metrics.csv", start),
-            TensorBoard(self.path, name="", version="tensorboard", purge_step=start or None),
+            TensorBoard(self.path, name="tensorboard", version="", purge_step=start or None),
         ]
 
     def write(self, name: str, content: Mapping[str, Any] | str) -> Path:

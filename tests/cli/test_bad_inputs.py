@@ -242,7 +242,7 @@ CASES = {
     ),
     "no such checkpoint": Case(
         CheckpointError,
-        ("{folder}/none.ckpt is no checkpoint file", "runs/<experiment>/<n>/"),
+        ("{folder}/none.ckpt is no checkpoint file", "runs/<experiment>/<n>/checkpoints/"),
         words=test_of("{folder}/none.ckpt"),
     ),
     "checkpoint of other code": Case(

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import warnings
 from pathlib import Path
 
@@ -103,6 +104,32 @@ def test_summary_tells_what_to_raise_for_a_longer_run(
 ) -> None:
     main(["fit", "--config", str(tiny), *limit.split()])
     assert f"--resume required --trainer.{longer}\n" in capsys.readouterr().out
+
+
+def test_a_run_without_a_validation_says_what_there_is(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = main(["fit", "--config", str(tiny), "--trainer.max_steps=2", "--data.test=null"]).run
+    shown = capsys.readouterr().out
+    assert "none: it ended before a validation" in shown
+    assert f"recovery-2.ckpt{' --data.test FILES'}\n" in shown.replace("'", "")
+    assert json.loads((run.path / "summary.json").read_text(encoding="utf-8"))["checkpoint"] == str(
+        run.checkpoints / "recovery-2.ckpt"
+    )
+    with pytest.raises(CheckpointError, match=r"best.ckpt is no .*: take .*recovery-2.ckpt\."):
+        main(["test", "--ckpt_path", str(run.checkpoints / "best.ckpt")])
+
+
+def test_scores_of_a_part_of_a_split_say_so(best: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "part.ckpt"
+    shutil.copy(best, copy)
+    with pytest.warns(UserWarning, match="limit_test_batches=1: these are scores of a part"):
+        cli = main(["test", "--ckpt_path", str(copy), "--trainer.limit_test_batches", "1"])
+    [file] = tmp_path.rglob("test.json")
+    assert json.loads(file.read_text(encoding="utf-8"))["part"] == "limit_test_batches=1"
+    assert cli.trainer.limit_test_batches == 1
 
 
 def test_warnings_are_told_without_a_path(best: Path) -> None:

@@ -105,7 +105,7 @@ def mean_pooled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_network_that_transformers_lacks_is_refused_by_name(mean_pooled: Path) -> None:
-    with pytest.raises(ValueError, match=r"pooling 'mean'. Fit with .* --format onnx or torch"):
+    with pytest.raises(ValueError, match=r"pooling 'mean'. Fit with .* --format onnx, torch"):
         exporting.export(mean_pooled, "hf")
     assert not (mean_pooled.parent.parent / "export").exists()
 

@@ -425,6 +425,10 @@ def test_scores_of_earlier_versions_are_shown_by_their_names_of_today(run: Path)
     assert {"test/f1", "test/f1_macro"} < scores.keys()
     (today,) = past_run.named([run])
     assert {"test/f1", "test/f1_macro"} < dict(report_facts.about(today)).keys()
+    part = {**scores, "part": "limit_test_batches=5"}
+    (run / "test.json").write_text(json.dumps(part), encoding="utf-8")
+    told = dict(report_facts.about(past_run.named([run])[0]))["test/f1"]
+    assert told == f"{scores['test/f1']:.4f}, of a part: limit_test_batches=5"
     scores["test/f1"] = scores.pop("test/f1_macro")
     (run / "test.json").write_text(json.dumps(scores), encoding="utf-8")
     (old,) = past_run.named([run])
@@ -444,6 +448,8 @@ def test_smoothed_curves_do_not_lag() -> None:
     assert np.isfinite(plots.smoothed(holes)).all()
     assert abs(plots.smoothed(holes) - falling).max() < 0.1
     assert len(plots.smoothed([np.nan] * 40)) == 40
+    ending = np.append(falling, [0.01] * 3)
+    assert plots.smoothed(ending).min() >= 0.01  # a line through the fall would go below
 
 
 def test_every_line_is_in_its_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

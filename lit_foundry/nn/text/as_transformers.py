@@ -45,7 +45,7 @@ def sequence_classifier(
         raise ValueError(
             f"transformers has no sequence classifier {why}. Fit with "
             f"{'model.backbone.pooling: default' if known else 'bert, roberta or modernbert'}, "
-            "or export with --format onnx or torch."
+            "or export with --format onnx, torch or safetensors."
         )
     from transformers import AutoModelForSequenceClassification
 
