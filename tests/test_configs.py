@@ -68,8 +68,10 @@ NEEDS = {
 }
 TARGETS = {"minilm_stsb": "value", "minilm_topics": "classes", "minilm_ner": "tags"}
 # Their networks take half a minute and more on two cores.
-LARGE = {"cifar10_airbench95", "cifar10_airbench96", "mlm_imdb_gpu", "mlm_imdb_gpu_finetune"}
-LARGE |= {"shakespeare_gpu"}
+# Large ones, and those whose like is among the others.
+SLOW = {"cifar10_airbench95", "cifar10_airbench96", "mlm_imdb_gpu", "mlm_imdb_gpu_finetune"}
+SLOW |= {"shakespeare_gpu", "minilm_stsb", "minilm_topics", "minilm_mlm_imdb", "cifar10_vit"}
+SLOW |= {"resnet50_imagefolder", "mlm_imdb_finetune"}
 IMAGES = (*CIFAR10, "digits", "resnet50_imagefolder")
 # What pretrains reads any text.
 PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "mlm_imdb_gpu"}
@@ -107,7 +109,7 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LARGE))
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW))
         for path in EXPERIMENTS
     ],
 )

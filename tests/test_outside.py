@@ -96,7 +96,7 @@ def test_it_predicts_and_reports(best: Path, tmp_path: Path) -> None:
     assert "onfusion" not in page
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch", "safetensors"])
+@pytest.mark.parametrize("format", ["torch", "safetensors"])
 def test_it_is_exported(best: Path, tmp_path: Path, format: str) -> None:
     folder = export(best, format, tmp_path / format)
     pairs = words(7, 11)

@@ -1,6 +1,5 @@
 """What an evaluation leaves behind, beside the checkpoint that it scored."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +38,7 @@ class ScoreRecord(EvaluationRecord):
         limit = getattr(trainer, f"limit_{stage}_batches")
         if isinstance(limit, int) or limit != 1.0:
             content["part"] = f"limit_{stage}_batches={limit}"
-            warnings.warn(
-                f"trainer.{content['part']}: these are scores of a part of the split.", stacklevel=2
-            )
+            print(f"trainer.{content['part']}: these are scores of a part of the split.")
         content = {"checkpoint": str(self.ckpt_path), **content}
         print(f"Scores written to {self.run.write(f'{stage}.json', content)}")
         if tracker := tracker_of(self.run.path):

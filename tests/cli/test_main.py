@@ -122,11 +122,13 @@ def test_a_run_without_a_validation_says_what_there_is(
         main(["test", "--ckpt_path", str(run.checkpoints / "best.ckpt")])
 
 
-def test_scores_of_a_part_of_a_split_say_so(best: Path, tmp_path: Path) -> None:
+def test_scores_of_a_part_of_a_split_say_so(
+    best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = tmp_path / "part.ckpt"
     shutil.copy(best, copy)
-    with pytest.warns(UserWarning, match="limit_test_batches=1: these are scores of a part"):
-        cli = main(["test", "--ckpt_path", str(copy), "--trainer.limit_test_batches", "1"])
+    cli = main(["test", "--ckpt_path", str(copy), "--trainer.limit_test_batches", "1"])
+    assert "limit_test_batches=1: these are scores of a part" in capsys.readouterr().out
     [file] = tmp_path.rglob("test.json")
     assert json.loads(file.read_text(encoding="utf-8"))["part"] == "limit_test_batches=1"
     assert cli.trainer.limit_test_batches == 1

@@ -162,7 +162,7 @@ FORMATS = [
     ("vit", "onnx"),
     ("vit", "torch"),
     ("vit", "safetensors"),
-    ("resnet", "torch"),
+    pytest.param(("resnet", "torch"), marks=pytest.mark.slow),
     pytest.param(("resnet", "onnx"), marks=pytest.mark.slow),
     pytest.param(("timm", "torch"), marks=pytest.mark.slow),
     pytest.param(("timm", "onnx"), marks=pytest.mark.slow),
