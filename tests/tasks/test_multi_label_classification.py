@@ -135,7 +135,8 @@ def test_mixed_images_have_the_shares_of_both_sets() -> None:
 
 def test_text_goes_from_fit_to_export(tmp_path: Path) -> None:
     config = text_config(tmp_path, "MultiLabelClassification", "classes", id="text")
-    learns = ["--model.optim.lr", "2e-3", "--trainer.max_epochs", "20"]
+    learns = ["--model.optim.lr=2e-3", "--trainer.max_epochs=20"]
+    learns.append("--trainer.check_val_every_n_epoch=10")
     cli = main(["fit", "--config", str(config), "--data.val_fraction", "0.3", *learns])
     assert float(cli.trainer.callback_metrics["val/map"]) > 0.7  # chance is about a half
     best = cli.run.path / "checkpoints" / "best.ckpt"
