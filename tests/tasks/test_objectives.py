@@ -133,6 +133,21 @@ def test_a_step_that_returns_nothing_is_told_rather_than_ending_the_epoch(tmp_pa
         trainer().fit(Silent(Toy()), data(tmp_path))
 
 
+def test_a_step_in_which_no_objective_has_a_term_changes_nothing(tmp_path: Path) -> None:
+    class Bare(Apart):
+        def step(self, batch: Mapping[str, Any], stage: Stage) -> dict[str, Step]:
+            steps = super().step(batch, stage)
+            if stage == "train" and self.global_step == 1:
+                return {name: Step(0 * step.loss, 0) for name, step in steps.items()}
+            return steps
+
+    torch.manual_seed(1)
+    task = Bare(Toy())
+    with pytest.warns(UserWarning, match="No sample has anything to learn from in epoch 0, step 1"):
+        trainer(max_steps=4).fit(task, data(tmp_path))
+    assert int(task.steps) == 3  # type: ignore[arg-type]
+
+
 def test_what_no_rank_has_a_gradient_of_keeps_none() -> None:
     class Two:
         world_size = 2
