@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 import lit_foundry
 from lit_foundry import TextEncoder
+from lit_foundry.checkpoints.exported import exported_logits
 from lit_foundry.checkpoints.files import CheckpointError, load_data, load_task
+from lit_foundry.checkpoints.torch_program import load_program
 from lit_foundry.cli.main import main
 from lit_foundry.data.corpus.shard_writer import shard_folder
 from lit_foundry.data.corpus.shards import TokenShards
 from lit_foundry.data.text.tokenizer import load_tokenizer, tokenizer_from_files
 from lit_foundry.export import command as exporting
-from lit_foundry.export.inference import exported_logits
-from lit_foundry.export.torch_program import load_program
 from lit_foundry.report import command as report
 from lit_foundry.runs.predictions import Predictions
 from lit_foundry.sources import ForeignCodeError

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from lit_foundry import __version__
 from lit_foundry.atomic import replacing
+from lit_foundry.checkpoints.exported import exported_logits
 from lit_foundry.checkpoints.files import MANIFEST, CheckpointError, load_data, load_task
 from lit_foundry.data.image.decoded import DecodedImages
 from lit_foundry.export.image_samples import pixels_of_files
-from lit_foundry.export.inference import exported_logits
 from lit_foundry.nn import Network
 from lit_foundry.nn.image.network import ImageNetwork
 from lit_foundry.recipe import import_named

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import lit_foundry
-from lit_foundry.checkpoints.files import CheckpointError
+from lit_foundry.checkpoints.exported import exported_data, open_export
+from lit_foundry.checkpoints.files import CheckpointError, load_task
 from lit_foundry.cli.main import main
 from lit_foundry.export import command as exporting
 from lit_foundry.nn.text.network import LanguageNetwork
@@ -151,6 +152,30 @@ def test_folder_that_is_no_export_is_never_replaced(mean_pooled: Path, tmp_path:
     with pytest.raises(CheckpointError, match=r"no lit_foundry.json, so it is no export"):
         lit_foundry.load(tmp_path)
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is damaged"),
+        ("[]", "tells no format and no inputs and no data and no data_state"),
+        ('{"format": "hf", "inputs": [], "data_state": {}}', "tells no data. Export"),
+    ],
+)
+def test_damaged_manifest_is_told(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "lit_foundry.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=said):
+        open_export(tmp_path)
+
+
+def test_export_opens_by_its_manifest(mean_pooled: Path, tmp_path: Path) -> None:
+    folder = exporting.export(mean_pooled, "torch", tmp_path / "model")
+    manifest, logits = open_export(folder)
+    data: Any = exported_data(folder, manifest, batch_size=5)
+    batch = next(iter(data.val_dataloader()))
+    assert len(batch["label"]) <= 4 < data.batch_size  # micro_batch, as the recipe has it
+    expected = load_task(mean_pooled)(batch)
+    torch.testing.assert_close(logits(batch), expected, atol=1e-5, rtol=0)
 
 
 def test_missing_onnx_packages_are_told(mean_pooled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

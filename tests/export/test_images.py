@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import lit_foundry
+from lit_foundry.checkpoints.exported import exported_logits
 from lit_foundry.checkpoints.files import CheckpointError, load_task
 from lit_foundry.checkpoints.initialization import load_submodule
 from lit_foundry.cli.main import main
@@ -21,7 +22,6 @@ from lit_foundry.data.base import DataModule, Split
 from lit_foundry.data.batch import ImageBatch
 from lit_foundry.data.image.decoding import Form
 from lit_foundry.export import command as exporting
-from lit_foundry.export.inference import exported_logits
 from lit_foundry.nn import ImageEncoder, TorchvisionEncoder
 from lit_foundry.nn.image.as_transformers import image_classifier, image_processor
 from lit_foundry.nn.image.augment import centre
