@@ -16,6 +16,7 @@ _HOME = {
     "Corpus": "lit_foundry.data",
     "DataModule": "lit_foundry.data",
     "Digits": "lit_foundry.data",
+    "Distillation": "lit_foundry.tasks",
     "Docstrings": "lit_foundry.data",
     "Finetune": "lit_foundry.tasks",
     "IMDb": "lit_foundry.data",

@@ -26,6 +26,10 @@ class Data(Protocol):
         """What samples are labelled with: ``class``, ``classes``, ``value``, ``tags`` or None."""
 
     @property
+    def unlabelled(self) -> bool:
+        """Whether some training samples have no label, -100 in its place."""
+
+    @property
     def facts(self) -> Mapping[str, int]:
         """What a network must agree with, by argument name."""
 

@@ -91,6 +91,15 @@ def exported_data(folder: Path, manifest: Manifest, **changes: Any) -> Lightning
     return loaded
 
 
+def exported_task(folder: Path) -> LightningModule:
+    """Rebuild the task of a folder of the format ``safetensors``, in eval mode."""
+    recipe = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    with restoring():
+        task: LightningModule = build(recipe, LightningModule)
+    task.load_state_dict(load_file(folder / "model.safetensors"))
+    return task.eval()
+
+
 def exported_logits(
     folder: Path, format: str, names: Sequence[str], device: str | torch.device = "cpu"
 ) -> Logits:
@@ -125,12 +134,7 @@ def exported_logits(
         ready = _normalizer(folder) if "pixel_values" in names else dict
         return lambda batch: model(**ready(moved(taken(batch), device))).logits
     if format == "safetensors":
-        with restoring():
-            task: Any = build(
-                json.loads((folder / "config.json").read_text(encoding="utf-8")), LightningModule
-            )
-        task.load_state_dict(load_file(folder / "model.safetensors"))
-        task.eval().to(device)
+        task: Any = exported_task(folder).to(device)
         masks = {name: torch.bool for name in names if name.endswith("mask")}
 
         def of_task(batch: Mapping[str, Tensor]) -> Tensor:

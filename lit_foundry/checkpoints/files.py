@@ -49,7 +49,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
             torch.load(partial, map_location="meta", weights_only=True)  # readable, and plain
-            told = {"sha256": _digest(partial), "bytes": partial.stat().st_size}
+            told = {"sha256": digest(partial), "bytes": partial.stat().st_size}
             sums.unlink(missing_ok=True)  # the old file's: until the new one, the archive's own
         with replacing(sums) as partial:
             partial.write_text(json.dumps(told), encoding="utf-8")
@@ -70,7 +70,8 @@ def _sums(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256.json")
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -86,7 +87,7 @@ def verify(path: Path) -> None:
     size = path.stat().st_size
     try:
         told = json.loads(_sums(path).read_text(encoding="utf-8"))
-        whole = size == told["bytes"] and _digest(path) == told["sha256"]
+        whole = size == told["bytes"] and digest(path) == told["sha256"]
         why = f"it has {size} bytes and was saved with {told['bytes']}, or its content changed"
     except (OSError, ValueError, KeyError, TypeError):
         whole, why = _members_are_whole(path), "the checksums in the archive do not match"

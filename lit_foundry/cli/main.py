@@ -245,8 +245,8 @@ class FoundryCLI(LightningCLI):
         elif isinstance(self.model, Task):
             self.model.check_data(self.data)  # before hours may go into tokenizing
             fresh = settings.get("resume") == "never" and not settings.get("ckpt_path")
-            if self.model.init_from and fresh:
-                check_tokenizer(self.model.init_from, self.data)
+            if (begin := self.model.served.init_from) and fresh:
+                check_tokenizer(begin, self.data)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Give a fit its run folder; evaluation writes beside its checkpoint."""

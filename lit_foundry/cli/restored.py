@@ -48,6 +48,6 @@ def check_same_model(checkpoint: Mapping[str, Any], task: Task) -> None:
 def resume_from(task: Any, path: str | None) -> None:
     """Make a task ready for a checkpoint, if there is one: it has all weights."""
     if path and isinstance(task, Task):
-        task.init_from = None
+        task.served.init_from = None
         if Path(path).is_file():
-            inherit(task, changes_of(Path(path)))
+            inherit(task.served, changes_of(Path(path)))

@@ -64,6 +64,7 @@ class DataModule(Recorded, LightningDataModule, ABC):
     reloads: bool = False
     target_kind: str | None = None
     packing: str | None = None
+    unlabelled: bool = False
     tokenizer: Any = None
     vocabulary: Any = None
 

@@ -2,7 +2,7 @@
 
 ``label`` is, by the ``kind`` of the data module:
 
-- ``class``: (B,) int64;
+- ``class``: (B,) int64, -100 of samples without a label (``data.transfer``);
 - ``classes``: (B, K) float32, 1 for each of the K classes that applies, else 0;
 - ``value``: (B,) float32, or (B, K) of K values;
 - ``tags``: (B, T) int64, the tag of a word at its first token, -100 elsewhere.

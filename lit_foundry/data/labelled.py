@@ -4,7 +4,7 @@ Shapes: N rows.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -27,13 +27,20 @@ class LabelledData(DataModule, Generic[T]):
     Attributes:
         target: What samples are labelled with.
         val_key: Key that names the file that validates, where one can.
+        unlabelled_table: Reads a file or folder of samples without labels.
     """
+
+    unlabelled_table: Callable[[str], Any]
 
     target: Target = Class(("label",))
     val_key: ClassVar[str | None] = None
 
     def set_splits(
-        self, val_fraction: float, max_train_samples: int | None, split_seed: int
+        self,
+        val_fraction: float,
+        max_train_samples: int | None,
+        split_seed: int,
+        transfer: str | None = None,
     ) -> None:
         """Take over how splits are drawn; see the arguments of the subclasses."""
         own = {"val_fraction": val_fraction, "max_train_samples": max_train_samples}
@@ -44,23 +51,41 @@ class LabelledData(DataModule, Generic[T]):
         }
         ranges.check("data", own, rules)
         self.val_fraction, self.split_seed = val_fraction, split_seed
-        self.max_train_samples = max_train_samples
+        self.max_train_samples, self.transfer = max_train_samples, transfer
+        if transfer is not None and self.balanced:
+            raise ValueError(
+                "data.balanced draws by class, and data.transfer has none: leave out one of them."
+            )
         self._labels: list[str] | None = None
         self._checked = False  # whether labels of the training split were
         self._sources: dict[str, T] = {}
         self._tables: dict[str, T] = {}
         self._rows: dict[str, tuple[Split, NDArray[np.int64]]] = {}  # of which split as read
+        self._num_labelled: dict[str, int] = {}
 
     @abstractmethod
     def as_read(self, split: Split) -> T | None:
         """Read a split as the files hold it; None if there is no validation split."""
 
+    @property
+    def unlabelled(self) -> bool:  # type: ignore[override]
+        """Whether some samples that are trained on have no label."""
+        return self.transfer is not None
+
     def source(self, split: Split) -> T | None:
-        """Return a split as read; None if there is no validation split."""
+        """Return a split as read, unlabelled samples last; None if there is no validation split."""
         if split not in self._sources:
             table = self.as_read(split)
             if table is None:
                 return None
+            self._num_labelled[split] = len(table)
+            if split == "train" and self.transfer is not None:
+                if self.target_kind != "class":
+                    raise ValueError(
+                        f"data.transfer adds samples without a class, and data.target is "
+                        f"{self.target_kind}: leave it out."
+                    )
+                table = table.joined(self.unlabelled_table(self.transfer))
             self._sources[split] = table
         return self._sources[split]
 
@@ -72,6 +97,8 @@ class LabelledData(DataModule, Generic[T]):
     def _training(self) -> T:
         """Return the training split as read, its labels checked."""
         table = self._source("train")
+        if self.transfer is not None:
+            table = table.take(range(self._num_labelled["train"]))
         if not self._checked:
             self.target.check(table, "train", self._labels, self.val_key)
             self._checked = True
@@ -99,6 +126,8 @@ class LabelledData(DataModule, Generic[T]):
     def _read_training(self) -> None:
         train, val = self._training(), self.source("val")
         rows = self._good("train")
+        labelled = rows < self._num_labelled["train"]
+        rows, others = rows[labelled], rows[~labelled]
         if val is None:
             good = train.take(rows.tolist())
             strata = self.target.strata(good)
@@ -112,7 +141,7 @@ class LabelledData(DataModule, Generic[T]):
             rest = train.take(rows.tolist())
             strata = self.target.strata(rest)
             rows = rows[sample_rows(rest, self.max_train_samples, self.split_seed, strata)]
-        self._take("train", "train", rows)
+        self._take("train", "train", np.concatenate([rows, others]))
 
     def _take(self, split: str, source: Split, rows: NDArray[np.int64]) -> None:
         table = self._source(source)

@@ -23,7 +23,7 @@ from lit_foundry.data.labels import (
     in_order,
     labels_of,
 )
-from lit_foundry.data.target import Encoded, Target
+from lit_foundry.data.target import IGNORED, Encoded, Target
 
 Choice = Literal["class", "classes", "value", "tags", "none"]  # what a config can say
 ImageChoice = Literal["class", "classes", "value", "none"]
@@ -44,7 +44,7 @@ class Unlabelled(Target):
 
 
 class Class(Target):
-    """One class; label of a batch (B,) int64."""
+    """One class; label of a batch (B,) int64, -100 of a sample without."""
 
     kind = "class"
 
@@ -65,7 +65,7 @@ class Class(Target):
 
     def encode(self, labels: Sequence[Any], names: Sequence[str]) -> Encoded:
         """Return the number of each class, shape (N,)."""
-        known = {name: i for i, name in enumerate(names)}
+        known = {None: IGNORED} | {name: i for i, name in enumerate(names)}
         return np.array([known[name] for name in labels])
 
     def strata(self, table: Labelled) -> Sequence[str]:

@@ -28,7 +28,8 @@ def classification_loss(
 
     Args:
         logits: Shape (B, C).
-        target: Classes, shape (B,), or probabilities of each, shape (B, C).
+        target: Classes, shape (B,), -100 of samples that are unknown and add nothing; or
+            probabilities of each, shape (B, C).
         weights: Weight of each class, shape (C,).
         smoothing: Share of the target that is spread over all classes.
         gamma: Focus on hard samples; 0 is the cross-entropy.
@@ -47,15 +48,19 @@ def classification_loss(
         total = F.cross_entropy(logits, target, weights, **options)  # type: ignore[arg-type]
     if weights is None:
         return total / len(target), len(target)
-    count = (weights[target] if target.ndim == 1 else target * weights).sum()
+    count = ((shares(target, len(weights)) if target.ndim == 1 else target) * weights).sum()
     return total / count.clamp(min=TINY), count
+
+
+def shares(target: Tensor, num_classes: int) -> Tensor:
+    """Return (B, C) probabilities of known classes (B,), and none where that is -100."""
+    return F.one_hot(target.clamp(min=0), num_classes).float() * (target >= 0).unsqueeze(1)
 
 
 def _focal_terms(logits: Tensor, target: Tensor, smoothing: float, gamma: float) -> Tensor:
     """Return what each class adds for each sample, shape (B, C)."""
-    num_classes = logits.shape[1]
-    probs = F.one_hot(target, num_classes).to(logits.dtype) if target.ndim == 1 else target
-    smoothed = probs * (1 - smoothing) + smoothing / num_classes
+    probs = shares(target, logits.shape[1]).to(logits.dtype) if target.ndim == 1 else target
+    smoothed = probs * (1 - smoothing) + smoothing * probs.sum(1, True) / logits.shape[1]
     log_probs = logits.log_softmax(-1)
     others = -log_probs.expm1()  # 1 - p, exact where p is nearly 1
     return -smoothed * others.clamp(min=TINY) ** gamma * log_probs

@@ -3,6 +3,7 @@
 from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.causal_lm import CausalLM
 from lit_foundry.tasks.classification import Classification
+from lit_foundry.tasks.distillation import Distillation
 from lit_foundry.tasks.masked_lm import MaskedLM
 from lit_foundry.tasks.multi_label_classification import MultiLabelClassification
 from lit_foundry.tasks.regression import Regression
@@ -13,6 +14,7 @@ from lit_foundry.training.finetune import Finetune, Lora
 __all__ = [
     "CausalLM",
     "Classification",
+    "Distillation",
     "Finetune",
     "Lora",
     "MaskedLM",

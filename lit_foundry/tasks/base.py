@@ -48,6 +48,7 @@ class Task(Recorded, Trained, ABC):
         predicts: Kind of what is predicted of each sample: ``class``, ``classes``, ``value`` or
             ``tags``; None of none that labels could be compared with.
         job: Name of the pipeline of ``transformers`` that an export serves, if there is one.
+        takes_unlabelled: Whether it can learn from samples without a label.
         results: Matrices and other metrics of the last epoch that are no scalars, by log key.
         views: What is made of images before the network sees them; None of texts.
     """
@@ -56,6 +57,7 @@ class Task(Recorded, Trained, ABC):
     mode: ClassVar[Literal["min", "max"]] = "min"
     predicts: ClassVar[str | None] = None
     job: str | None = None
+    takes_unlabelled: bool = False
     views: Views | None = None
 
     def __init__(
@@ -80,6 +82,11 @@ class Task(Recorded, Trained, ABC):
     def inputs(self) -> dict[str, tuple[str, ...]]:
         """Fields of a batch that are read, by the name of who reads them."""
         return {type(backbone).__name__: backbone.inputs for backbone in self.backbones.values()}
+
+    @property
+    def served(self) -> "Task":
+        """The task whose weights and recipe a checkpoint holds."""
+        return self
 
     def from_loss(self, stage: Stage, loss: Tensor) -> dict[str, Tensor]:
         """Return scores that are functions of the mean loss of an evaluation, by name."""

@@ -102,7 +102,7 @@ class MaskedLM(LanguageModel):
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Mask a batch, and score what is predicted there."""
         masked = self.masked(batch, stage)
-        tokens = self.backbone.encode({**batch, "input_ids": masked.input_ids}).tokens
+        tokens = self.backbone.encode({**batch, **masked._asdict()}).tokens
         places = masked.positions.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
         target = masked.target.flatten()
         loss, count, preds = self.predicted(tokens.gather(1, places).flatten(0, 1), target)

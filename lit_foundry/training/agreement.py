@@ -49,6 +49,11 @@ def check_kind(task: Any, data: Data) -> None:
             f"{type(task).__name__} predicts labels of the kind {task.predicts}, and "
             f"{type(data).__name__} has {data.target_kind}: take another task, or set data.target."
         )
+    if task.predicts and data.unlabelled and not task.takes_unlabelled:
+        raise ValueError(
+            f"data.transfer adds samples without a label, of which {type(task).__name__} learns "
+            "nothing: take Distillation, or leave it out."
+        )
 
 
 def check_inputs(task: Any, data: Data) -> None:
@@ -80,17 +85,18 @@ def check_facts(module: nn.Module, key: str, facts: Mapping[str, int], source: s
             )
 
 
-def check_tokenizer(path: Path, data: Data | None) -> None:
+def check_tokenizer(path: Path, data: Data | None, key: str = "model.init_from") -> None:
     """Raise CheckpointError if weights were trained with other tokens than ``data`` yields.
 
     Args:
-        path: Checkpoint, or a folder of ``transformers``, that initializes a backbone.
+        path: Checkpoint, or a folder of ``transformers``, that initializes a backbone or teaches.
         data: What is trained on now.
+        key: Key that names it.
     """
     if _same_tokens(tokenizer_json(path), data):
         return
     raise CheckpointError(
-        f"model.init_from={path} was trained with another tokenizer, so its embeddings stand for "
+        f"{key}={path} was trained with another tokenizer, so its embeddings stand for "
         f"other tokens: set data.tokenizer to {_tokenizer_of(path)}."
     )
 

@@ -44,6 +44,21 @@ class ArrowImages(Sequence[bytes]):
         return self.column[row].as_py()
 
 
+class Joined(Sequence[Any]):
+    """The items of a sequence, then those of another."""
+
+    def __init__(self, first: Any, then: Any) -> None:
+        self.first, self.then = first, then
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.then)
+
+    def __getitem__(self, row: Any) -> Any:
+        row = range(len(self))[row]
+        split = len(self.first)
+        return self.first[row] if row < split else self.then[row - split]
+
+
 @dataclass(frozen=True)
 class ImageTable:
     """Rows of one split.
@@ -84,6 +99,19 @@ class ImageTable:
             list(rows) if self.rows is None else pick(self.rows),
             self.cache,
             pick(self.contents()),
+        )
+
+    def joined(self, unlabelled: "ImageTable") -> "ImageTable":
+        """Return these rows and others after them, which have no labels."""
+        ids = [[table.id(row) for row in range(len(table))] for table in (self, unlabelled)]
+        return ImageTable(
+            Joined(self.images, unlabelled.images),
+            [*(self.labels or ()), *[None] * len(unlabelled)],
+            [*ids[0], *(f"transfer/{name}" for name in ids[1])],
+            self.source,
+            None,
+            self.cache,
+            [*self.contents(), *unlabelled.contents()],
         )
 
     def name(self, row: int) -> str:

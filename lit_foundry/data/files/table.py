@@ -62,6 +62,26 @@ class Table:
         texts = [self.texts[i] for i in rows]
         return Table(texts, pick(self.pairs), pick(self.labels), pick(self.ids), self.source)
 
+    def joined(self, unlabelled: "Table") -> "Table":
+        """Return these rows and others after them, which have no labels.
+
+        Raises:
+            ValueError: If one of them has pairs of texts alone.
+        """
+        if (self.pairs is None) != (unlabelled.pairs is None):
+            raise ValueError(
+                f"{unlabelled.source} has {'no ' if unlabelled.pairs is None else ''}pairs of "
+                f"texts, other than {self.source}: both have to be alike."
+            )
+        ids = [table.ids or [*map(str, range(len(table)))] for table in (self, unlabelled)]
+        return Table(
+            [*self.texts, *unlabelled.texts],
+            None if self.pairs is None else [*self.pairs, *(unlabelled.pairs or ())],
+            [*(self.labels or ()), *[None] * len(unlabelled)],
+            [*ids[0], *(f"transfer/{name}" for name in ids[1])],
+            self.source,
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the content: equal tables, wherever they lie, have equal fingerprints."""

@@ -85,7 +85,11 @@ class DecodedImages(DataModule):
     def _predict_table(self) -> ImageTable:
         if self.predict is None:
             raise ValueError("predict needs images: set --input to a folder, a list or a table.")
-        return read_images(self.predict, self.image_column, self.id_column, self.cache)
+        return self.unlabelled_table(self.predict)
+
+    def unlabelled_table(self, source: str) -> ImageTable:
+        """Read images without labels."""
+        return read_images(source, self.image_column, self.id_column, self.cache)
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:

@@ -53,6 +53,8 @@ class ImageData(LabelledData[ImageTable], DecodedImages):
         batch_size: Samples of one optimizer step, over all devices; 32 if None.
         micro_batch: Most samples that one device takes at once.
         balanced: Draw every class equally often in training, with replacement.
+        transfer: Images without labels that are trained on too, by tasks that learn from a
+            teacher; in any form that ``predict`` reads.
         num_workers: Loader processes per device; 0 suffices where pixels are kept decoded.
         cache_dir: Folder for decoded pixels; by default ``$LIT_FOUNDRY_CACHE`` or
             ``~/.cache/lit_foundry``.
@@ -76,6 +78,7 @@ class ImageData(LabelledData[ImageTable], DecodedImages):
         balanced: bool = False,
         num_workers: int = 0,
         cache_dir: Path | None = None,
+        transfer: str | None = None,
     ) -> None:
         super().__init__(
             (size, fit, mode),
@@ -91,7 +94,7 @@ class ImageData(LabelledData[ImageTable], DecodedImages):
         )
         if classes is not None and len(set(classes)) != len(classes):
             raise ValueError(f"data.classes must name each class once, got {classes}.")
-        self.set_splits(val_fraction, max_train_samples, split_seed)
+        self.set_splits(val_fraction, max_train_samples, split_seed, transfer)
         self.classes = self._labels = classes
 
     @abstractmethod

@@ -46,6 +46,8 @@ class TextData(LabelledData[Table], TokenizedText):
         micro_batch: Most samples (or tokens) that one device takes at once.
         num_workers: Loader processes per device.
         balanced: Draw every class equally often in training, with replacement.
+        transfer: File of texts without labels that are trained on too, by tasks that learn from a
+            teacher; in any form that ``predict`` reads.
         cache: Folder for token files; by default ``$LIT_FOUNDRY_CACHE`` or
             ``~/.cache/lit_foundry``.
     """
@@ -65,6 +67,7 @@ class TextData(LabelledData[Table], TokenizedText):
         num_workers: int = 0,
         balanced: bool = False,
         cache: Path | None = None,
+        transfer: str | None = None,
     ) -> None:
         super().__init__(
             tokenizer,
@@ -78,7 +81,7 @@ class TextData(LabelledData[Table], TokenizedText):
             num_workers=num_workers,
             balanced=balanced,
         )
-        self.set_splits(val_fraction, max_train_samples, split_seed)
+        self.set_splits(val_fraction, max_train_samples, split_seed, transfer)
 
     @abstractmethod
     def read(self, split: Literal["train", "val", "test"]) -> Table | None:

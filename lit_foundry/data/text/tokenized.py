@@ -89,12 +89,16 @@ class TokenizedText(DataModule):
     def _predict_table(self) -> Table:
         if self.predict is None:
             raise ValueError("predict needs texts: set --input FILE, or - for standard input.")
-        if self.predict == "-":
+        return self.unlabelled_table(self.predict)
+
+    def unlabelled_table(self, source: str) -> Table:
+        """Read texts without labels."""
+        if source == "-":
             return read_lines("-", text=self.text_columns, words=self.target_kind == "tags")
-        source = Path(self.predict)
-        id = None if source.suffix == ".txt" else self.id_column
+        path = Path(source)
+        id = None if path.suffix == ".txt" else self.id_column
         how: Any = {"quoting": self.quoting, "words": self.target_kind == "tags"}
-        return read_lines(source, text=self.text_columns, id=id, **how)
+        return read_lines(path, text=self.text_columns, id=id, **how)
 
     def _dataset(self, columns: Sequence[Tokens], labels: Encoded | None = None) -> TextDataset:
         template = Template(self.tokenizer, pair=len(columns) > 1)

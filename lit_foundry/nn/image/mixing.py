@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_foundry import ranges
+from lit_foundry.nn.classification_loss import shares
 from lit_foundry.randomness import Moment, uniforms
 
 _CHOICE, _BETA, _PLACE = range(24, 27)  # streams of random numbers
@@ -86,7 +87,7 @@ class Mixing:
         cut, cut_share = cutmix(images, other, share, uniforms(keys, 2, _PLACE))
         mixed = torch.where(cuts[:, None, None, None], cut, mixup(images, other, share))
         share = torch.where(cuts, cut_share, share)[:, None]
-        classes = label if label.ndim == 2 else F.one_hot(label, num_classes).float()
+        classes = label if label.ndim == 2 else shares(label, num_classes)
         return mixed, share * classes + (1 - share) * classes.roll(1, 0)
 
 
