@@ -98,7 +98,7 @@ class Distillation(Task):
         self._teachers: list[Teacher] = []
         self._answers: list[Answers] = []
         self._parts: dict[str, Tensor] = {}
-        self._some_unlabelled = False
+        self._some_unlabelled = self._is_prepared = False
         # What the student is judged by, and what of it learns when, is its own.
         self.scores, self._thaw = student.scores, student._thaw
         self.job = student.job
@@ -182,8 +182,9 @@ class Distillation(Task):
         return scores
 
     def inherit_changes(self) -> None:
-        """Change the student as what it begins with was."""
+        """Change the student as what it begins with was, and give the losses their maps."""
         self.student.inherit_changes()
+        self._prepare(data_of(self.trainer))
 
     def teachers(self) -> list[Teacher]:
         """Return the teachers, which are read once.
@@ -226,7 +227,10 @@ class Distillation(Task):
 
     @torch.no_grad()
     def _prepare(self, data: Data | None) -> None:
-        """Build the maps of losses, and try these, before the strategy wraps the network."""
+        """Build the maps of losses once, and try these, before the strategy wraps the network."""
+        if self._is_prepared:
+            return
+        self._is_prepared = True
         size = EXAMPLE[1] if data is None else data.facts.get("image_size", EXAMPLE[1])
         batch = self.student.backbone.example(EXAMPLE[0], size)
         if self.student.views:
@@ -359,7 +363,7 @@ class Distillation(Task):
         if not self._some_unlabelled or step.preds is None or step.target is None:
             return step.preds, step.target
         known = step.target != IGNORED
-        return step.preds[known], step.target[known]
+        return (step.preds[known], step.target[known]) if known.any() else (None, None)
 
     def finish(self, optimizer: Optimizer) -> None:
         """Log also what the loss is made of, in the last micro-batch of the step."""

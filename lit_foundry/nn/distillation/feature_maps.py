@@ -67,6 +67,7 @@ class FitNets(_OfMaps):
     def prepare(self, student: Outputs, teacher: Outputs) -> None:
         """Pair blocks, and map channels."""
         super().prepare(student, teacher)
+        self.maps = nn.ModuleList()
         for mine, theirs in self.pairs:
             channels = student.hidden[mine].shape[1], teacher.hidden[theirs].shape[1]
             self.maps.append(nn.Conv2d(*channels, 1))

@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, D feature width, h height, w width.
 
 from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,6 +50,7 @@ class HiddenStates(DistillationLoss):
         """Pair layers, and map widths."""
         count = len(student.hidden) - 1, len(teacher.hidden) - 1
         self.pairs = mapped(self.layers, *count, type(self).__name__)
+        self.maps = nn.ModuleList()
         for mine, theirs in self.pairs:
             one, other = student.hidden[mine], teacher.hidden[theirs]
             if one.ndim != 3 or other.ndim != 3:
@@ -122,9 +122,9 @@ class RKD(DistillationLoss):
 
 def _distances(rows: Tensor) -> Tensor:
     squares = (rows[:, None] - rows[None]).square().sum(-1)
-    off = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    found = squares.where(off, 1.0).sqrt() * off  # the root has no gradient at 0
-    return found / (found.sum() / off.sum()).clamp(min=1e-12)
+    apart = squares > 0  # the root has no gradient at 0
+    found = squares.where(apart, 1.0).sqrt() * apart
+    return found / (found.sum() / (len(rows) * (len(rows) - 1))).clamp(min=1e-12)
 
 
 def _angles(rows: Tensor) -> Tensor:
