@@ -386,7 +386,7 @@ def test_losses_are_averaged_over_teachers(home: Path, taught: Any) -> None:
         mine = Outputs(model(batch))
         each = [kd(mine, teacher.outputs(batch)).item() for teacher in model.teachers()]
     assert each[0] != each[1]
-    assert model._parts["kd"].item() == pytest.approx(sum(each) / 2, rel=1e-4)
+    assert model._parts["kd"].item() == pytest.approx(sum(each) / 2, rel=0.01)
 
 
 @pytest.mark.parametrize(
