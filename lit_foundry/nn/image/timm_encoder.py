@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lit_foundry import ranges
 from lit_foundry.nn.backbone import is_restoring
@@ -13,7 +13,7 @@ from lit_foundry.nn.features import Features
 from lit_foundry.nn.image.backbone import ImageBackbone
 from lit_foundry.nn.image.blocks import depth_blocks
 from lit_foundry.nn.image.channels import of_channels
-from lit_foundry.nn.image.weights import read_weights
+from lit_foundry.nn.image.weights import in_order, read_weights
 from lit_foundry.sources import from_hub
 
 OFFLINE = (
@@ -29,7 +29,9 @@ class TimmEncoder(ImageBackbone):
 
     Args:
         name: Name in timm, with or without the tag of its weights, such as resnet18.a1_in1k.
-        pretrained: Whether to load timm's weights, or the path of a .pth or .safetensors file.
+        pretrained: Whether to load timm's weights, or a .pth or .safetensors file: its path, or
+            ``package:NAME/FILE`` in an installed package. What timm cannot read because no name
+            is its own is read in order, if number, kinds and shapes of all tensors agree.
         in_channels: Channels C of an image; None means 3. Pretrained weights are fitted to it.
         image_size: Edge of the images, for networks that are made for one; None takes timm's.
             The positions of pretrained weights are interpolated to it.
@@ -39,7 +41,7 @@ class TimmEncoder(ImageBackbone):
             network's own.
 
     Raises:
-        ModuleNotFoundError: If timm is not installed.
+        ModuleNotFoundError: If timm, or the package of the weights, is not installed.
         ValueError: If an argument means nothing to the network, or the weights do not fit.
         FileNotFoundError: If the weights are neither here nor within reach.
     """
@@ -115,6 +117,14 @@ def build(name: str, pretrained: bool | str, cfg: dict[str, Any], options: dict[
     def create(**more: Any) -> Any:
         return timm.create_model(name, **options, **more)
 
+    def filled(state: dict[str, Tensor]) -> Any:
+        names = cfg["classifier"]  # several of distilled networks
+        names = names if isinstance(names, (list, tuple)) else [names]
+        heads = [len(state[f"{name}.weight"]) for name in names if f"{name}.weight" in state]
+        classes = max(heads, default=0)
+        overlay = {"state_dict": state, "num_classes": classes}
+        return create(pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes)
+
     try:
         if pretrained is False:
             network = create(num_classes=0)
@@ -123,12 +133,13 @@ def build(name: str, pretrained: bool | str, cfg: dict[str, Any], options: dict[
                 network = create(pretrained=True)
         else:
             state = read_weights(pretrained)
-            names = cfg["classifier"]  # several of distilled networks
-            names = names if isinstance(names, (list, tuple)) else [names]
-            heads = [len(state[f"{name}.weight"]) for name in names if f"{name}.weight" in state]
-            classes = max(heads, default=0)
-            overlay = {"state_dict": state, "num_classes": classes}
-            network = create(pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes)
+            try:
+                network = filled(state)
+            except RuntimeError:
+                renamed = in_order(state, lambda n: timm.create_model(name, num_classes=n))
+                if renamed is state:
+                    raise
+                network = filled(renamed)
     except TypeError as error:
         raise ValueError(
             f"model.backbone: {name} of timm takes no {str(error).split()[-1]}: leave it out "

