@@ -14,6 +14,8 @@ from lit_foundry import usage
 
 # Commands that are no Trainer method, by module.
 OWN: dict[str, str] = {
+    "benchmark": "lit_foundry.compress.benchmark",
+    "evaluate": "lit_foundry.compress.evaluation",
     "export": "lit_foundry.export.command",
     "list": "lit_foundry.cli.listing",
     "report": "lit_foundry.report.command",

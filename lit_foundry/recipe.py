@@ -156,7 +156,7 @@ def check_classes(recipe: Any, named: Collection[str] = ()) -> None:
                     f"The recipe names {path}, and no module {module} was imported: a file from "
                     "elsewhere may not choose what is run here. If the class is yours, import its "
                     "module before (in Python), or name it: --model, --data or --model.backbone "
-                    f"{path} (validate, test, predict), --import {module} (export, report)."
+                    f"{path} (validate, test, predict), --import {module} (other commands)."
                 )
             import_named([module])
         recipe = list(recipe.values())

@@ -16,6 +16,8 @@ usage: python -m lit_foundry COMMAND [--config FILE ...] [--KEY VALUE ...]
   test      score a checkpoint on the test split: --ckpt_path FILE
   predict   label texts, fill masks or go on writing: --ckpt_path FILE --input TEXTS --output FILE
   export    write a checkpoint for transformers, ONNX or torch.export: --ckpt_path FILE --format hf
+  evaluate  compare checkpoints and exports on the samples of a split: PATH ...
+  benchmark size, operations, memory and latency of checkpoints and exports: PATH ...
   report    show runs side by side on one page: RUN ...
   tokenizer train a tokenizer on a corpus: --input FILES --output FOLDER
   list      tasks, data modules, backbones and shipped configs
@@ -123,6 +125,50 @@ several shapes; only then does it replace an older export. In Python, lit_foundr
 texts or images with any of them; onnx and torch take images (uint8) of the size that was trained
 on, and hf the networks of ImageEncoder. Language models take --format hf: a folder for
 AutoModelForMaskedLM or AutoModelForCausalLM, and for --model.init_from of a fine-tuning.
+""",
+    "evaluate": """\
+Score checkpoints and exports on a split, and compare each with the first, sample by sample.
+
+usage: python -m lit_foundry evaluate PATH [PATH ...] [--split {test,val}] [--data.KEY VALUE ...]
+                                      [--output FILE.json] [--import MODULES]
+
+  PATH              checkpoint, such as runs/NAME/1/checkpoints/best.ckpt, or a folder that
+                    export wrote, of any format; each brings its data, label names and tokenizer
+  --split val       test if left out
+  --data.root, --data.test  where the data lie now (IMDb; TextFiles); any other argument of the
+                    data module, such as --data.batch_size 256, but for what the weights belong to
+  --output FILE     JSON of all of it, for other programs
+  --import MODULES  modules of your own that classes lie in
+
+Of classes it tells accuracy with its interval of 95 % (Wilson) and the log loss; of several classes
+at once exact match, F1 and mean average precision; of values errors and correlations; of tags
+accuracy and F1. Beside the first artifact, on the same samples: the share of them (of tags: of
+words) of which both predict the same, and the paired difference of accuracy with its interval of
+95 % (Newcombe). A checkpoint has the scores that the command test gives it.
+""",
+    "benchmark": """\
+Measure what checkpoints and exports cost: parameters, bytes, multiply-adds, memory and latency.
+
+usage: python -m lit_foundry benchmark PATH [PATH ...] [--batch 1 32] [--size TOKENS]
+                                       [--repeats N] [--data.KEY VALUE ...]
+                                       [--output FILE.json] [--import MODULES]
+
+  PATH              checkpoint, or a folder that export wrote, of any format
+  --batch 1 32      batch sizes
+  --size TOKENS     tokens of each row of texts; if left out 128, or as many as the networks take
+  --repeats 50      rounds: in each, every artifact runs a batch in turn, after one untimed
+  --data.root, --data.test  where the data lie now
+  --output FILE     JSON of all of it, for other programs
+  --import MODULES  modules of your own that classes lie in
+
+Inputs are samples of the test split, or of the validation split, a text repeated up to its size;
+where neither can be read, random ones. Latencies are medians and 95th percentiles over the rounds,
+ratios medians of the ratios to the first artifact in each round. Bytes are those of the weight
+files; of a checkpoint, in which the state of an optimizer may lie too, of the tensors in
+state_dict. Multiply-adds, of one sample, are counted where torch runs the network (all but onnx).
+Memory is the growth of a process of its own that has imported torch, transformers and onnxruntime,
+loads the artifact and runs a batch of the largest size. torch and onnxruntime use the same number
+of threads, which OMP_NUM_THREADS sets.
 """,
     "report": """\
 Show one run, or several side by side, on a page that stands alone: settings, curves, confusion

@@ -13,7 +13,7 @@ LEAVES = ("atomic", "datamodule", "randomness", "ranges", "recipe", "signals", "
 # Each room may import those before it, but for what FORBIDDEN takes out.
 ROOMS = (
     *("nn", "data", "checkpoints", "training", "tasks"),
-    *("runs", "report", "callbacks", "export", "cli"),
+    *("runs", "report", "callbacks", "export", "compress", "cli"),
 )
 MOST = 18  # files of a folder
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}

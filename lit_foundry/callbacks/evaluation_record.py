@@ -61,14 +61,24 @@ class SampleOutputs:
                 gathered = [None] * trainer.world_size
             torch.distributed.gather_object(parts, gathered)
             parts = [part for rank in gathered or () for part in rank]
-        if not parts:
-            return {}
-        joined = {name: _joined([part[name] for part in parts]) for name in parts[0]}
-        order = joined["index"].argsort(kind="stable")
-        return {
-            name: rows[order] if isinstance(rows, np.ndarray) else [rows[i] for i in order.tolist()]
-            for name, rows in joined.items()
-        }
+        return in_order(parts)
+
+    def taken(self) -> dict[str, Any]:
+        """Return the samples of this process alone, in the order of the split, and forget them."""
+        parts, self._parts = self._parts, []
+        return in_order(parts)
+
+
+def in_order(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join the samples of batches in the order of the split."""
+    if not parts:
+        return {}
+    joined = {name: _joined([part[name] for part in parts]) for name in parts[0]}
+    order = joined["index"].argsort(kind="stable")
+    return {
+        name: rows[order] if isinstance(rows, np.ndarray) else [rows[i] for i in order.tolist()]
+        for name, rows in joined.items()
+    }
 
 
 def columns_of(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lit_foundry.checkpoints.files import MANIFEST, CheckpointError, build
+from lit_foundry.checkpoints.files import MANIFEST, CheckpointError, build, rebuild_data
 from lit_foundry.checkpoints.torch_program import load_program
 from lit_foundry.nn import restoring
 from lit_foundry.nn.image.augment import centre
@@ -79,16 +79,12 @@ def exported_data(folder: Path, manifest: Manifest, **changes: Any) -> Lightning
     Raises:
         CheckpointError: If it asks for files that belong to no tokenizer.
     """
-    args = manifest["data"].get("init_args", {}) | changes
-    data: Any = build(manifest["data"] | {"init_args": args}, LightningDataModule)
     state = manifest["data_state"]
     names = state.get("tokenizer") or ()
     if not TOKENIZER_FILES.issuperset(names):
         raise CheckpointError(f"{folder / MANIFEST} names files of no tokenizer: {sorted(names)}.")
     files = {name: (folder / name).read_text(encoding="utf-8") for name in names}
-    data.restore(state | ({"tokenizer": files} if files else {}))
-    loaded: LightningDataModule = data
-    return loaded
+    return rebuild_data(manifest["data"], state | ({"tokenizer": files} if files else {}), changes)
 
 
 def exported_task(folder: Path) -> LightningModule:
@@ -144,21 +140,7 @@ def exported_logits(
 
         return of_task
     if format == "onnx":
-        try:
-            import onnxruntime
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                f"{folder} is an ONNX model: pip install 'lit-foundry[onnx]' to run it."
-            ) from None
-        try:
-            session = onnxruntime.InferenceSession(
-                folder / "model.onnx", providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its own kinds; among others, of weights outside of the folder
-            raise CheckpointError(
-                f"{folder / 'model.onnx'} cannot be opened ({shorten(str(error), 200)}). Export "
-                "the checkpoint again."
-            ) from error
+        session = onnx_session(folder / "model.onnx")
 
         def run(batch: Mapping[str, Tensor]) -> Tensor:
             feed = {name: value.numpy() for name, value in taken(batch).items()}
@@ -169,6 +151,29 @@ def exported_logits(
         raise CheckpointError(f"{folder / MANIFEST}: its format {format!r} is not known.")
     program = load_program(folder / "model.pt2").module(check_guards=False)
     return lambda batch: program(*taken(batch).values())
+
+
+def onnx_session(path: Path) -> Any:
+    """Open an ONNX model, which is run by as many threads as torch has.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"{path.parent} is an ONNX model: pip install 'lit-foundry[onnx]' to run it."
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    providers = ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # its own kinds; among others, of weights outside of the folder
+        raise CheckpointError(
+            f"{path} cannot be opened ({shorten(str(error), 200)}). Export the checkpoint again."
+        ) from error
 
 
 def moved(batch: Mapping[str, Any], device: str | torch.device) -> dict[str, Any]:

@@ -22,10 +22,18 @@ from lit_foundry.datamodule import Data
 from lit_foundry.nn import restoring
 from lit_foundry.nn.changes import checked, inherit
 from lit_foundry.recipe import CheckpointError as CheckpointError
-from lit_foundry.recipe import Recorded, check_classes, installed_modules_only, renewed
+from lit_foundry.recipe import (
+    Recorded,
+    check_classes,
+    differences,
+    installed_modules_only,
+    renewed,
+)
 
 FORMAT = 1  # of checkpoints; a higher one is of a later lit_foundry
 MANIFEST = "lit_foundry.json"  # what an exported folder says of itself
+# Arguments of data that the weights belong to.
+FIXED = ("tokenizer", "target", "label_names", "label_delimiter", "classes", "size", "fit", "mode")
 
 
 class DamagedError(CheckpointError):
@@ -256,11 +264,41 @@ def load_data(path: str | Path, **changes: Any) -> LightningDataModule:
     recipe = recipe_of(read_checkpoint(Path(path)), Path(path))
     if recipe.get("data") is None:
         raise CheckpointError(f"{path} does not tell its data: it was fitted on a plain module.")
-    args = recipe["data"]["init_args"] | changes
-    data: Any = build(recipe["data"] | {"init_args": args}, LightningDataModule)
-    data.restore(recipe["data_state"])
+    return rebuild_data(recipe["data"], recipe["data_state"], changes)
+
+
+def rebuild_data(
+    recipe: Mapping[str, Any], state: Mapping[str, Any], changes: Mapping[str, Any]
+) -> LightningDataModule:
+    """Build a data module by its recipe, with some arguments set otherwise, and restore its state.
+
+    Raises:
+        CheckpointError: If the weights belong to what would be changed.
+    """
+    args = recipe.get("init_args", {}) | changes
+    data: Any = build({**recipe, "init_args": args}, LightningDataModule)
+    if changes:
+        check_same_data(recipe, data)
+    data.restore(state)
     loaded: LightningDataModule = data
     return loaded
+
+
+def check_same_data(recipe: Mapping[str, Any], data: Data) -> None:
+    """Refuse another tokenizer, other labels or images than the weights were trained with.
+
+    Raises:
+        CheckpointError: If there are such.
+    """
+    old, new = recipe["init_args"], data.recipe()["init_args"]
+    # What a checkpoint does not know yet, its data had no choice of.
+    pairs = [(old.get(key, new.get(key)), new.get(key), f"data.{key}") for key in FIXED]
+    changed = "; ".join(line for pair in pairs for line in differences(*pair))
+    if changed:
+        raise CheckpointError(
+            "The checkpoint brings its own labels, and its tokenizer or form of images, and "
+            f"you set {changed}; leave it out, or fit anew with it."
+        )
 
 
 def tokenizer_json(path: Path) -> str | None:

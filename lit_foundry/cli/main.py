@@ -28,6 +28,7 @@ from lit_foundry.callbacks import PredictionWriter, ProgressBar, ScoreRecord, ru
 from lit_foundry.callbacks.recovery import use_own_signals
 from lit_foundry.checkpoints.files import (
     CheckpointError,
+    check_same_data,
     parsed,
     read_checkpoint,
     recipe_of,
@@ -38,7 +39,7 @@ from lit_foundry.cli.arguments import class_help, fill_facts, has_gaps
 from lit_foundry.cli.messages import unwrapped
 from lit_foundry.cli.mistakes import check_nulls, explain
 from lit_foundry.cli.parts import ConfigParser, classes_written
-from lit_foundry.cli.restored import check_same_data, check_same_model, resume_from
+from lit_foundry.cli.restored import check_same_model, resume_from
 from lit_foundry.data import DataModule
 from lit_foundry.nn import Backbone, restoring
 from lit_foundry.nn.changes import checked, inherit

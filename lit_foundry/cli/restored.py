@@ -1,4 +1,4 @@
-"""What a checkpoint fixes of the model and the data that go on with it."""
+"""What a checkpoint fixes of the model that goes on with it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,29 +6,9 @@ from typing import Any
 
 from lit_foundry.checkpoints.files import CheckpointError, load_strictly
 from lit_foundry.checkpoints.initialization import changes_of
-from lit_foundry.data import DataModule
 from lit_foundry.nn.changes import inherit
 from lit_foundry.recipe import differences
 from lit_foundry.tasks import Task
-
-FIXED = ("tokenizer", "target", "label_names", "label_delimiter", "classes", "size", "fit", "mode")
-
-
-def check_same_data(recipe: Mapping[str, Any], data: DataModule) -> None:
-    """Refuse another tokenizer, other labels or images than the weights were trained with.
-
-    Raises:
-        CheckpointError: If there are such.
-    """
-    old, new = recipe["init_args"], data.recipe()["init_args"]
-    # What a checkpoint does not know yet, its data had no choice of.
-    pairs = [(old.get(key, new.get(key)), new.get(key), f"data.{key}") for key in FIXED]
-    changed = "; ".join(line for pair in pairs for line in differences(*pair))
-    if changed:
-        raise CheckpointError(
-            "The checkpoint brings its own labels, and its tokenizer or form of images, and "
-            f"you set {changed}; leave it out, or fit anew with it."
-        )
 
 
 def check_same_model(checkpoint: Mapping[str, Any], task: Task) -> None:

@@ -190,7 +190,7 @@ def environment(fingerprint: Mapping[str, str]) -> dict[str, Any]:
         "command": sys.argv,
         "git": _git(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "hardware": {
             "machine": platform.machine(),
             "system": platform.platform(),
@@ -217,7 +217,8 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package; None of others."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -249,7 +249,11 @@ def test_aliases_that_multiply_cost_no_time() -> None:
     ("word", "said"),
     [
         ("fti", "'fti' is no command. Did you mean 'fit'?"),
-        ("xyz", "There is fit, validate, test, predict, export, report, tokenizer, list."),
+        (
+            "xyz",
+            "There is fit, validate, test, predict, export, evaluate, benchmark, report, "
+            "tokenizer, list.",
+        ),
         ("--config", "comes after the command: python -m lit_foundry fit --config"),
     ],
 )

@@ -1,0 +1,1 @@
+"""What trained networks are worth and cost, in whatever form they are."""

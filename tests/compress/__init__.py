@@ -1,0 +1,1 @@
+"""What trained networks score and cost."""
