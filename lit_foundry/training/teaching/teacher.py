@@ -67,6 +67,11 @@ class Teacher:
             self._logits = exported_logits(path, "hf", list(inputs))
             self._runs_on_cpu = True
         else:
+            if not path.exists():
+                raise CheckpointError(
+                    f"{KEY}={path} is not there: fit the teacher first, or name another checkpoint "
+                    "or exported folder."
+                )
             raise CheckpointError(
                 f"{KEY}={path} is neither a checkpoint nor an exported folder: name the best.ckpt "
                 "of a run, or what export wrote."
