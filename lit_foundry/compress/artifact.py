@@ -26,7 +26,7 @@ class Artifact:
 
     Attributes:
         path: Checkpoint, or folder that ``export`` wrote.
-        format: Format of the export, or ``checkpoint``.
+        format: Format of the export and how it was quantized, or ``checkpoint``.
         holds: What it holds, for messages.
         predicts: Kind of what is predicted; None of none that labels could be compared with.
         inputs: Fields of a batch that it reads, as far as the batch has them.
@@ -66,7 +66,8 @@ def open_artifact(path: Path) -> Artifact:
         said, logits = open_export(path)
         holds = f"a network for {said['job']}" if said["job"] else "a network"
         inputs = tuple(said["inputs"])
-        return Artifact(path, said["format"], holds, said["predicts"], inputs, logits)
+        format = " ".join(said[key] for key in ("format", "quantization") if said.get(key))
+        return Artifact(path, format, holds, said["predicts"], inputs, logits)
     task: Any = load_task(path)
     found = [(*b.inputs, *b.optional_inputs) for b in getattr(task, "backbones", {}).values()]
     fields = tuple(dict.fromkeys(name for names in found for name in names))
@@ -99,8 +100,9 @@ def weights(path: Path) -> tuple[int, int, list[str]]:
         tensors = _distinct(read_checkpoint(path)["state_dict"].values())
         return _parameters(tensors), sum(t.numel() * t.element_size() for t in tensors), []
     files = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS)
-    parameters = 0
-    for file in files:
+    told = read_manifest(path).get("parameters")
+    parameters = told or 0
+    for file in [] if told else files:
         if file.suffix == ".onnx":
             parameters += _onnx_parameters(file)
         elif file.suffix == ".pt2":

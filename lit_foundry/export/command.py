@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from lit_foundry.checkpoints.exported import exported_logits
 from lit_foundry.checkpoints.files import MANIFEST, CheckpointError, load_data, load_task
 from lit_foundry.data.image.decoded import DecodedImages
 from lit_foundry.export.image_samples import pixels_of_files
+from lit_foundry.export.quantization import LEAST, METHODS, agreement, calibration, quantize
 from lit_foundry.nn import Network
 from lit_foundry.nn.image.network import ImageNetwork
 from lit_foundry.recipe import import_named
@@ -45,11 +46,12 @@ def main(args: list[str]) -> None:
     parser = Parser("export", OWN_HELP["export"])
     parser.add_argument("--ckpt_path", type=Path, required=True)
     parser.add_argument("--format", choices=tuple(TOLERANCE), required=True)
+    parser.add_argument("--quantize", choices=METHODS)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--import", dest="modules", nargs="+", default=[])
     given = parser.parse_args(args)
     import_named(given.modules)
-    output = export(given.ckpt_path, given.format, given.output)
+    output = export(given.ckpt_path, given.format, given.output, given.quantize)
     if tracker := tracker_of(RunFolder.of(given.ckpt_path).path):
         tracker.log_artifact(output, type="model", name="export", aliases=[given.format])
         tracker.finalize("success")
@@ -57,6 +59,8 @@ def main(args: list[str]) -> None:
     place = json.dumps(str(output), ensure_ascii=False)
     manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     job, predicts = manifest["job"], manifest["predicts"]
+    if given.quantize:
+        print(f"It agrees with the checkpoint on {manifest['agreement']:.1%} of training samples.")
     if predicts:
         example = "image.png" if "pixel_values" in manifest["inputs"] else "a text"
         print(f'  lit_foundry.load({place}).predict(["{example}"])')
@@ -67,13 +71,17 @@ def main(args: list[str]) -> None:
         print(f"To fine-tune from it: --model.init_from {shlex.quote(str(output))}")
 
 
-def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
+def export(
+    ckpt_path: Path, format: str, output: Path | None = None, quantization: str | None = None
+) -> Path:
     """Write an export, or leave what was there before.
 
     Args:
         ckpt_path: Checkpoint of a task that declares a network.
         format: ``hf``, ``onnx``, ``torch`` or ``safetensors``.
-        output: Folder to write; None takes ``<run>/export/<format>``.
+        output: Folder to write; None takes ``<run>/export/<format>``, with ``quantization``.
+        quantization: How an ``onnx`` model is put into fewer bits, as in ``export.quantization``;
+            None not at all.
 
     Returns:
         The folder.
@@ -83,7 +91,10 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
             is another folder than an export.
         ValueError: If the format does not know such a network.
     """
-    output = output or RunFolder.of(ckpt_path).path / "export" / format
+    if quantization and format != "onnx":
+        raise CheckpointError(f"--quantize {quantization} is for --format onnx, and not {format}.")
+    name = f"{format}-{quantization}" if quantization else format
+    output = output or RunFolder.of(ckpt_path).path / "export" / name
     if output.exists() and not (output / MANIFEST).is_file():
         raise CheckpointError(f"--output {output} exists and is no export: name another folder.")
     check_output(output, [ckpt_path])
@@ -124,12 +135,20 @@ def export(ckpt_path: Path, format: str, output: Path | None = None) -> Path:
                 {"hf": write_hf, "onnx": write_onnx, "torch": write_torch}[format](
                     network, partial, data.labels
                 )
+        if quantization:
+            samples = calibration(data, network.inputs)
+            quantize(partial / "model.onnx", quantization, samples)
+            manifest["quantization"] = quantization  # whose numbers share bytes, and have scales
+            manifest["parameters"] = sum(p.numel() for p in network.parameters())
         network.complete(partial, tokenizer)
         cases = list(network.cases(data.facts))
         if isinstance(network, ImageNetwork) and isinstance(data, DecodedImages):
             cases.append((pixels_of_files(network, partial, data, format),))
         with traced(task, format):
-            manifest["difference"] = compare(network, partial, format, cases)
+            most = float("inf") if quantization else TOLERANCE[format]
+            manifest["difference"] = compare(network, partial, format, cases, most)
+        if quantization:
+            manifest["agreement"] = compare_classes(network, partial, quantization, samples)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return output
 
@@ -200,7 +219,11 @@ def write_onnx(network: Network, folder: Path, labels: Sequence[str]) -> None:
 
 @torch.no_grad()
 def compare(
-    network: Network, folder: Path, format: str, cases: Iterable[tuple[torch.Tensor, ...]]
+    network: Network,
+    folder: Path,
+    format: str,
+    cases: Iterable[tuple[torch.Tensor, ...]],
+    tolerance: float,
 ) -> float:
     """Return the largest difference between the logits of a network and of its export.
 
@@ -209,6 +232,7 @@ def compare(
         folder: The export.
         format: Its format.
         cases: Inputs to compare them on.
+        tolerance: How much of it is allowed, in units of the largest logit or 1.
 
     Raises:
         CheckpointError: If it exceeds the format's tolerance.
@@ -221,9 +245,28 @@ def compare(
         scale = max(1.0, float(expected.abs().max()))
         differences.append((found - expected).abs().max() / scale)
     worst = float(torch.stack(differences).max())
-    if not worst <= TOLERANCE[format]:  # NaN is not
+    if not worst <= tolerance:  # NaN is not
         raise CheckpointError(
             f"--format {format}: logits differ from the checkpoint's by {worst:.1e}, where "
-            f"{TOLERANCE[format]:.0e} is allowed; nothing was exported. Try another format."
+            f"{tolerance:.0e} is allowed; nothing was exported. Try another format."
         )
     return worst
+
+
+def compare_classes(
+    network: Network, folder: Path, method: str, samples: Sequence[Mapping[str, torch.Tensor]]
+) -> float:
+    """Return the share of samples on which a quantized network agrees with what it was.
+
+    Raises:
+        CheckpointError: If that is too small.
+    """
+    logits = exported_logits(folder, "onnx", network.inputs)
+    found = agreement(lambda batch: network(*batch.values()), logits, samples)
+    if found < LEAST:
+        raise CheckpointError(
+            f"--quantize {method}: the outputs agree with the checkpoint's on {found:.0%} of "
+            f"training samples, where {LEAST:.0%} is the least; nothing was exported. Try another "
+            "method."
+        )
+    return found

@@ -1,0 +1,132 @@
+"""ONNX models in fewer bits: smaller, and of the same mind as their checkpoint."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lit_foundry
+from lit_foundry.checkpoints.files import CheckpointError
+from lit_foundry.cli.main import main
+from lit_foundry.compress.evaluation import evaluate
+from lit_foundry.export import command as exporting
+from lit_foundry.export import quantization
+from lit_foundry.usage import UsageError
+from tests.conftest import digits_config, reviews, tiny_config, write_config, write_csv
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fit a classifier of texts that is sure of what it says."""
+    folder = tmp_path_factory.mktemp("text")
+    write_csv(folder / "train.csv", reviews(160, seed=0))
+    write_csv(folder / "test.csv", reviews(60, seed=1))
+    config = tiny_config(folder)
+    bert = config["model"]["init_args"]["backbone"]["init_args"]["config"]
+    bert |= {"hidden_size": 64, "intermediate_size": 256}
+    config["model"]["init_args"]["optim"] = {"lr": 3e-3}
+    config["trainer"]["max_epochs"] = 5
+    best: Path = main(["fit", "--config", str(write_config(folder / "text.yaml", config))]).run.path
+    return best / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fit a convolutional network."""
+    folder = tmp_path_factory.mktemp("image")
+    config = digits_config(folder)
+    config["model"]["init_args"]["backbone"]["init_args"]["width"] = 8
+    del config["model"]["init_args"]["mixing"], config["data"]["init_args"]["max_train_samples"]
+    config["data"]["init_args"] |= {"batch_size": 32, "micro_batch": 32}
+    best: Path = main(
+        ["fit", "--config", str(write_config(folder / "image.yaml", config))]
+    ).run.path
+    return best / "checkpoints" / "best.ckpt"
+
+
+def size(folder: Path) -> int:
+    return (folder / "model.onnx").stat().st_size
+
+
+def in_floats(folder: Path) -> float:
+    """Return the share of a model's weights that have 32 bits."""
+    import onnx
+
+    tensors = onnx.load(str(folder / "model.onnx")).graph.initializer
+    kinds = {onnx.TensorProto.FLOAT: 1, onnx.TensorProto.INT8: 0, onnx.TensorProto.UINT8: 0}
+    counts = [(math.prod(t.dims), kinds[t.data_type]) for t in tensors if t.data_type in kinds]
+    return sum(n * is_float for n, is_float in counts) / sum(n for n, _ in counts)
+
+
+# Positions stay in floats, and where activations have fixed ranges, embeddings too.
+@pytest.mark.parametrize(
+    ("method", "most"), [("int8-dynamic", 0.1), ("int4", 0.2), ("int8-static", 0.3)]
+)
+def test_texts_are_labelled_as_before_in_fewer_bits(text: Path, method: str, most: float) -> None:
+    exporting.main(["--ckpt_path", str(text), "--format", "onnx", "--quantize", method])
+    folder = text.parents[1] / "export" / f"onnx-{method}"
+    said = json.loads((folder / "lit_foundry.json").read_text(encoding="utf-8"))
+    assert said["quantization"] == method
+    assert said["agreement"] >= 0.95
+    accuracy = [evaluate(path).scores["accuracy"] for path in (text, folder)]
+    assert accuracy[0] > 0.9
+    assert accuracy[1] >= accuracy[0] - 0.05
+    assert in_floats(folder) < most
+
+
+@pytest.mark.slow
+def test_convolutions_are_calibrated_on_training_images(image: Path) -> None:
+    exporting.main(["--ckpt_path", str(image), "--format", "onnx", "--quantize", "int8-static"])
+    exporting.main(["--ckpt_path", str(image), "--format", "onnx"])
+    folder, plain = (image.parents[1] / "export" / name for name in ("onnx-int8-static", "onnx"))
+    assert size(folder) < 0.5 * size(plain)
+    accuracy = [evaluate(path).scores["accuracy"] for path in (image, folder)]
+    assert accuracy[0] > 0.5
+    assert accuracy[1] >= accuracy[0] - 0.03
+    with pytest.raises(CheckpointError, match="leaves convolutions alone"):
+        exporting.export(image, "onnx", None, "int8-dynamic")
+
+
+def test_what_disagrees_leaves_an_older_export_alone(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = exporting.export(text, "onnx", tmp_path / "export")
+    before = (folder / "model.onnx").read_bytes()
+    monkeypatch.setattr(exporting, "agreement", lambda *args: 0.5)
+    with pytest.raises(CheckpointError, match=r"agree with the checkpoint's on 50% of training"):
+        exporting.export(text, "onnx", folder, "int8-dynamic")
+    assert (folder / "model.onnx").read_bytes() == before
+
+
+def test_agreement_counts_equal_classes_and_signs() -> None:
+    batches: Any = [
+        {"x": torch.tensor([[1.0, 2.0], [3.0, 0.0]])},
+        {"x": torch.tensor([[5.0, 4.0]])},
+    ]
+    found = quantization.agreement(
+        lambda b: b["x"], lambda b: b["x"] * torch.tensor([1, 3]), batches
+    )
+    assert found == pytest.approx(2 / 3)
+    values = quantization.agreement(lambda b: b["x"][:, :1], lambda b: 2 - b["x"][:, :1], batches)
+    assert values == pytest.approx(1 / 3)
+
+
+def test_only_onnx_is_quantized_so(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CheckpointError, match="is for --format onnx, and not hf"):
+        exporting.main(["--ckpt_path", str(text), "--format", "hf", "--quantize", "int4"])
+    with pytest.raises(UsageError, match="invalid choice: 'int2'"):
+        exporting.main(["--ckpt_path", str(text), "--format", "onnx", "--quantize", "int2"])
+
+
+def test_quantized_folder_labels_texts_in_a_line(text: Path, tmp_path: Path) -> None:
+    folder = exporting.export(text, "onnx", tmp_path / "q", "int8-dynamic")
+    texts = ["a bright story with great actors", "an awful dull plot", "poor awful camera"]
+    assert (
+        lit_foundry.load(folder).predict(texts).labels
+        == lit_foundry.load(text).predict(texts).labels
+    )
