@@ -30,6 +30,7 @@ from tests.conftest import (
     write_csv,
 )
 from tests.labelled import text_config
+from tests.processes import run
 
 SHORT = [
     "--trainer.max_epochs=1",
@@ -517,3 +518,23 @@ def test_a_task_without_head_is_no_student() -> None:
     del student.head
     with pytest.raises(ValueError, match="Headless; one with a backbone, a head"):
         Distillation(student, Path("teacher.ckpt"))
+
+
+@pytest.mark.slow
+def test_two_ranks_ask_together_and_learn_as_one(home: Path, tmp_path: Path) -> None:
+    found = []
+    for name, ranks in (("one", 1), ("two", 2)):
+        config = distilled(home, cache_dir=str(tmp_path / name))
+        student = config["model"]["init_args"]["student"]["init_args"]
+        student["dropout"] = student["backbone"]["init_args"]["dropout"] = 0.0
+        config["trainer"]["default_root_dir"] = str(tmp_path / "runs")
+        config["trainer"]["devices"] = ranks
+        config["data"]["init_args"]["micro_batch"] = 6
+        path = str(write_config(tmp_path / f"{name}.yaml", config))
+        ddp = ["--trainer.strategy=ddp"] if ranks > 1 else []
+        assert run(["fit", "--config", path, "--trainer.max_epochs=1", *ddp], ranks=ranks) == 0
+        found.append(weights(best(tmp_path, name)))
+    for key, tensor in found[0].items():
+        torch.testing.assert_close(tensor, found[1][key], rtol=1e-2, atol=1e-4)
+    tables = [next((tmp_path / name / "teachers").glob("*/answers.f32")) for name in ("one", "two")]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
