@@ -41,6 +41,7 @@ def parameters(path: Path) -> int:
     return sum(p.numel() for p in load_task(path).parameters())
 
 
+@pytest.mark.slow
 def test_command_measures_a_checkpoint_and_its_export(
     best: Path,
     tmp_path: Path,

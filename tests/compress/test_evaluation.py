@@ -131,6 +131,7 @@ def test_comparison_counts_what_differs(best: Path) -> None:
     assert found.interval[0] < -3 / 41 < found.interval[1] < 0.05
 
 
+@pytest.mark.slow
 def test_images_score_what_test_says(tmp_path: Path) -> None:
     config = write_config(tmp_path / "digits.yaml", digits_config(tmp_path))
     best = fitted(config, "--model.tta", "flip", "--model.augment.flip", "none")
@@ -150,7 +151,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k != "tags")) for k in KINDS]
+)
 def test_other_kinds_score_what_test_says(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,11 +56,11 @@ def train(folder: Path, data: dict[str, Any] | None = None, **backbone: Any) -> 
     return cli.run.path / "checkpoints" / "best.ckpt"
 
 
-# Two of the four in each test run, which they would otherwise lengthen by a minute.
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "distilbert")]
+# One of the four in each test run, which they would otherwise lengthen by a minute.
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "bert"]
 
 
-@pytest.fixture(scope="module", params=["bert", "modernbert", *SLOW])
+@pytest.fixture(scope="module", params=["bert", *SLOW])
 def best(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp(request.param), config=FAMILIES[request.param])
 

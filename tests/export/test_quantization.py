@@ -65,7 +65,12 @@ def in_floats(folder: Path) -> float:
 
 # Positions stay in floats, and where activations have fixed ranges, embeddings too.
 @pytest.mark.parametrize(
-    ("method", "most"), [("int8-dynamic", 0.1), ("int4", 0.2), ("int8-static", 0.3)]
+    ("method", "most"),
+    [
+        ("int8-dynamic", 0.1),
+        pytest.param("int4", 0.2, marks=pytest.mark.slow),
+        pytest.param("int8-static", 0.3, marks=pytest.mark.slow),
+    ],
 )
 def test_texts_are_labelled_as_before_in_fewer_bits(text: Path, method: str, most: float) -> None:
     exporting.main(["--ckpt_path", str(text), "--format", "onnx", "--quantize", method])
@@ -92,6 +97,7 @@ def test_convolutions_are_calibrated_on_training_images(image: Path) -> None:
         exporting.export(image, "onnx", None, "int8-dynamic")
 
 
+@pytest.mark.slow
 def test_what_disagrees_leaves_an_older_export_alone(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +129,7 @@ def test_only_onnx_is_quantized_so(text: Path, capsys: pytest.CaptureFixture[str
         exporting.main(["--ckpt_path", str(text), "--format", "onnx", "--quantize", "int2"])
 
 
+@pytest.mark.slow
 def test_quantized_folder_labels_texts_in_a_line(text: Path, tmp_path: Path) -> None:
     folder = exporting.export(text, "onnx", tmp_path / "q", "int8-dynamic")
     texts = ["a bright story with great actors", "an awful dull plot", "poor awful camera"]

@@ -392,7 +392,7 @@ def test_losses_are_averaged_over_teachers(home: Path, taught: Any) -> None:
 
 @pytest.mark.parametrize(
     "format",
-    ["safetensors", "hf", *(pytest.param(f, marks=pytest.mark.slow) for f in ("onnx", "torch"))],
+    ["safetensors", *(pytest.param(f, marks=pytest.mark.slow) for f in ("hf", "onnx", "torch"))],
 )
 def test_exports_teach_as_their_checkpoint_does(home: Path, tmp_path: Path, format: str) -> None:
     folder = export(best(home, "teacher"), format, tmp_path / format)
