@@ -145,6 +145,9 @@ class Trained(LightningModule):
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """Finish the gradients; Lightning's own clipping refuses fused optimizers under bf16."""
         self.finish(optimizer)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "on_gradients"):  # which has no hook in Lightning
+                callback.on_gradients(self.trainer, self)
 
     def finish(self, optimizer: Optimizer) -> None:
         """Make the gradients of a step those of its mean loss, clip and check them, and log.
