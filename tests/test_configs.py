@@ -71,7 +71,7 @@ TARGETS = {"minilm_stsb": "value", "minilm_topics": "classes", "minilm_ner": "ta
 # Large ones, and those whose like is among the others.
 SLOW = {"cifar10_airbench95", "cifar10_airbench96", "mlm_imdb_gpu", "mlm_imdb_gpu_finetune"}
 SLOW |= {"shakespeare_gpu", "minilm_stsb", "minilm_topics", "minilm_mlm_imdb", "cifar10_vit"}
-SLOW |= {"resnet50_imagefolder", "mlm_imdb_finetune", "demo_minilm"}
+SLOW |= {"resnet50_imagefolder", "mlm_imdb_finetune", "demo_minilm", "minilm_imdb_prune"}
 IMAGES = (*CIFAR10, "digits", "resnet50_imagefolder")
 # What pretrains reads any text.
 PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "mlm_imdb_gpu"}

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_foundry import ranges
 from lit_foundry.callbacks.pruning import Pruning
-from lit_foundry.callbacks.shrinking import example, print_costs, shrunk_task
+from lit_foundry.callbacks.shrinking import each_backbone, example, print_costs, shrunk_task
 from lit_foundry.nn.changes import factorize, record
 from lit_foundry.nn.pruning.cost import MEASURES, cost
 from lit_foundry.nn.pruning.low_rank import factors, layers, put
@@ -68,7 +68,7 @@ class LowRank(Callback):
                 "trainer.callbacks: LowRank and Pruning change a network one after the other: set "
                 "model.init_from of a second run to the checkpoint of the first."
             )
-        for name, backbone in task.backbones.items():
+        for name, backbone in each_backbone(task).items():
             batch = example(backbone, trainer, task.device, 1)
             before = {of: cost(backbone.eval(), batch, of) for of in MEASURES}
             ranks = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_foundry import ranges
 from lit_foundry.callbacks.best import start_over
-from lit_foundry.callbacks.shrinking import example, print_costs, shrunk_task
+from lit_foundry.callbacks.shrinking import each_backbone, example, print_costs, shrunk_task
 from lit_foundry.nn.changes import record
 from lit_foundry.nn.pruning.cost import MEASURES, Cost
 from lit_foundry.nn.pruning.groups import indices, remove, shrunk
@@ -124,7 +124,7 @@ class Pruning(Callback):
         task, _ = shrunk_task(trainer, pl_module, "Pruning")
         self._check_compared(getattr(pl_module, "needs", ()))
         self._plans = {}
-        for name, backbone in task.backbones.items():
+        for name, backbone in each_backbone(task).items():
             few, one = (example(backbone, trainer, task.device, rows) for rows in (2, 1))
             original = restored.get("original", {}).get(name)
             options = self.parts, self.least, self.multiple_of, original
@@ -209,6 +209,7 @@ class Pruning(Callback):
             for module, each in sizes.items():
                 record(task, {"op": "narrow", "module": module, **each})
             self._follow(name, plan, keep)
+        task.resized()
         start_over(trainer)
 
     def _score(self, name: str, plan: Plan, number: int) -> Tensor:
@@ -238,8 +239,8 @@ class Pruning(Callback):
                 self._scores[key] = self._scores[key] + value if key in self._scores else value
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Until the last round, let no validation count as worse than one before it."""
-        if 0 < self._done < self.rounds:
+        """Until the last round, have no validation stop the run as worse than one before it."""
+        if self._done < self.rounds:
             start_over(trainer)
 
     @rank_zero_only

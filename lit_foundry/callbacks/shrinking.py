@@ -40,6 +40,12 @@ def shrunk_task(trainer: Trainer, module: LightningModule, who: str) -> tuple[An
     return task, [getattr(average, "served", average) for average in averages]
 
 
+def each_backbone(task: Any) -> dict[str, Any]:
+    """Return the backbones of a task by name, one that has several names once."""
+    names = {backbone: name for name, backbone in reversed(task.backbones.items())}
+    return {name: backbone for backbone, name in reversed(names.items())}
+
+
 def example(backbone: Any, trainer: Trainer, device: Any, rows: int) -> dict[str, Tensor]:
     """Return samples of the size that the data have."""
     facts = getattr(data_of(trainer), "facts", {})

@@ -79,6 +79,9 @@ class Trained(LightningModule):
     def updated(self) -> None:
         """Run after each optimizer step that was not skipped, for what follows the weights."""
 
+    def resized(self) -> None:
+        """Run after layers got smaller, for what was counted of them."""
+
     def train(self, mode: bool = True) -> Self:
         """Switch the mode of all but what is frozen, which stays in eval mode."""
         super().train(mode)

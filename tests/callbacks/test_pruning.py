@@ -2,19 +2,24 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import Callback
 
 from lit_foundry.callbacks import EMA, EarlyStop, LowRank, Pruning, run_callbacks
+from lit_foundry.callbacks.shrinking import each_backbone, shrunk_task
 from lit_foundry.checkpoints.files import load_task, read_checkpoint, recoveries
 from lit_foundry.runs.folder import RunFolder
-from lit_foundry.tasks import Classification, Finetune
+from lit_foundry.tasks import Classification, Finetune, Lora
 from lit_foundry.training.optim import OptimConfig
+from tests.conftest import write_config
 from tests.finetuning import Data, classifier, state
-from tests.runs.test_resume import assert_same
+from tests.runs.test_resume import assert_same, kill_and_compare
+from tests.runs.test_resume import fit as run_fit
 from tests.tasks.test_base import trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
@@ -229,3 +234,44 @@ def test_low_rank_reloads_and_resumes_with_the_same_bits(options: Any, tmp_path:
     got = read_checkpoint(recoveries(other)[0])
     for part in ("state_dict", "optimizer_states", "lit_foundry"):
         assert_same(got[part], want[part], part)
+
+
+def test_what_is_in_the_way_is_told_in_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    low: Any = LowRank(share=0.5)
+    prune = Pruning(0.7, multiple_of=1)
+    with pytest.raises(ValueError, match="LowRank and Pruning change a network one after"):
+        fit(tmp_path, "bert", prune, low)
+    with pytest.raises(ValueError, match=r"adapters belong to: leave out model\.finetune"):
+        fit(tmp_path, "bert", prune, finetune=Finetune(lora=Lora(rank=2)))
+    with pytest.raises(ValueError, match=r"model\.losses compares attention: leave heads out"):
+        prune._check_compared({"attention"})
+    several: Any = SimpleNamespace(world_size=2, strategy=None)
+    with pytest.raises(ValueError, match=r"Pruning runs on one device: set trainer\.devices to 1"):
+        shrunk_task(several, classifier("bert"), "Pruning")
+    with pytest.raises(ValueError, match="LowRank takes energy or share, got None and None"):
+        LowRank()
+    with pytest.raises(ValueError, match="LowRank makes no linear layer of backbone smaller"):
+        fit(tmp_path, "bert", LowRank(energy=0.9999999))  # type: ignore[arg-type]
+
+
+def test_a_backbone_of_two_names_is_pruned_once() -> None:
+    task = classifier("bert")
+    task.other = task.backbone
+    assert [*task.backbones] == ["backbone", "other"]
+    assert [*each_backbone(task)] == ["backbone"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("score", ["magnitude", "movement"])
+def test_a_killed_pruned_run_ends_with_the_same_bits(score: str, tiny: Path) -> None:
+    config = yaml.safe_load(tiny.read_text(encoding="utf-8"))
+    options = {"target": 0.6, "begin": 0.2, "end": 0.7, "rounds": 4, "score": score}
+    config["trainer"]["callbacks"] = [
+        {"class_path": "Pruning", "init_args": options | {"multiple_of": 4}}
+    ]
+    config["model"]["init_args"]["optim"]["name"] = "muon"
+    write_config(tiny, config)
+    assert run_fit(tiny, "whole") == 0
+    # Steps have three micro-steps; rounds are at a third, near half and later of 54.
+    kill_and_compare(tiny, ([8], [16], [18, 26], [27], [38], [50]))
