@@ -70,7 +70,7 @@ class LowRank(Callback):
             )
         for name, backbone in each_backbone(task).items():
             batch = example(backbone, trainer, task.device, 1)
-            before = {of: cost(backbone.eval(), batch, of) for of in MEASURES}
+            before: dict[str, float] = {of: cost(backbone.eval(), batch, of) for of in MEASURES}
             ranks = {}
             for layer_name, layer in layers(backbone, batch).items():
                 if self.targets and not layer_name.endswith(self.targets):

@@ -240,7 +240,7 @@ class Pruning(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Until the last round, have no validation stop the run as worse than one before it."""
-        if self._done < self.rounds:
+        if trainer.state.fn == "fit" and self._done < self.rounds:
             start_over(trainer)
 
     @rank_zero_only

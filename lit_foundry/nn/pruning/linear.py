@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_foundry.nn.narrowing import HEADS, WIDTHS
+from lit_foundry.nn.narrowing import HEADS, WIDTHS, axes
 from lit_foundry.nn.pruning.groups import Group, part
 
 _HEAD_SIZES = "head_dim", "attention_head_size"  # of modules of attention
@@ -75,7 +75,7 @@ def _heads(
     parts = [part(n, "out_features", count, size, int(t)) for n, t in times.items()]
     parts.append(part(reading, "in_features", count, size))
     for key, each in (*((key, 1) for key in HEADS), *((key, size) for key in WIDTHS)):
-        if getattr(module, key, None) == count * each:
+        if axes(module, key) is not None and getattr(module, key) == count * each:
             parts.append(part(name, key, count, each))
     return Group(name, "heads", tuple(parts))
 

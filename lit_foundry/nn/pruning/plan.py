@@ -5,6 +5,7 @@ Shapes: U units of a group.
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class Plan:
         """Keep what scores above a threshold, as far as bounds and multiples allow."""
         keep = []
         for group, values in zip(self.groups, scores, strict=True):
-            least = max(1, round(self.least * self.original[group.name] + 0.499))
+            least = max(1, ceil(self.least * self.original[group.name] - 1e-9))
             count = max(least, int((values > threshold).sum()))
             multiple = 1 if group.kind == "heads" else self.multiple_of
             best = values.argsort(descending=True, stable=True)[: -(-count // multiple) * multiple]

@@ -50,8 +50,8 @@ def holds(backbone: Any, batch: Mapping[str, Tensor], groups: Sequence[Group]) -
     remove(removed, indices(groups, keep))
     try:
         got = removed.encode(batch)
-    except (AttributeError, AssertionError, IndexError, RuntimeError, ValueError):
-        return False  # it reads its sizes elsewhere
+    except Exception:  # whatever a network throws that reads its sizes elsewhere
+        return False
     return alike(got, masked.encode(batch))
 
 

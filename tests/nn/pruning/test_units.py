@@ -17,6 +17,7 @@ from lit_foundry.nn import (
     TextEncoder,
     TorchvisionEncoder,
 )
+from lit_foundry.nn.changes import narrow
 from lit_foundry.nn.features import Features
 from lit_foundry.nn.pruning.groups import Group, indices, mask, remove, shrunk
 from lit_foundry.nn.pruning.trial import holds, tried
@@ -105,6 +106,14 @@ def test_removal_is_masking(name: str) -> None:
         assert torch.allclose(got, want, atol=1e-4 * float(want.abs().max()))
     size = [sum(p.numel() for p in module.parameters()) for module in (network, masked)]
     assert size[0] < size[1]
+    # Its recipe builds it anew.
+    fresh = build().double().eval()
+    for (module, size_name), index in indices(found, keep).items():
+        narrow(fresh, module, **{size_name: len(index)})
+    fresh.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        again_got = fresh.encode(batch)
+        assert all(map(torch.equal, again_got, network.encode(batch)))
     # What is found of the smaller network is what became of the groups.
     left = shrunk(found, keep)
     again = {group.name: group for group in groups(network.float(), batch, KINDS)}
