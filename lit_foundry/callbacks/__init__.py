@@ -5,8 +5,10 @@ from lit_foundry.callbacks.best import Best
 from lit_foundry.callbacks.compatibility import Compatibility
 from lit_foundry.callbacks.early_stop import EarlyStop
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord
+from lit_foundry.callbacks.low_rank import LowRank
 from lit_foundry.callbacks.predictions import PredictionWriter
 from lit_foundry.callbacks.progress_bar import ProgressBar
+from lit_foundry.callbacks.pruning import Pruning
 from lit_foundry.callbacks.recovery import Recovery
 from lit_foundry.callbacks.run_record import RunRecord
 from lit_foundry.callbacks.samples import Samples
@@ -21,8 +23,10 @@ __all__ = [
     "Compatibility",
     "EarlyStop",
     "EvaluationRecord",
+    "LowRank",
     "PredictionWriter",
     "ProgressBar",
+    "Pruning",
     "Recovery",
     "RunRecord",
     "Samples",

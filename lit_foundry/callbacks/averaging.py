@@ -8,6 +8,8 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import get_swa_avg_fn
 
+from lit_foundry.nn.changes import checked, inherit
+
 
 class Averaging(WeightAveraging):
     """The mean of the weights since it began, as Lightning has it, with what that leaves undone.
@@ -60,6 +62,16 @@ class Averaging(WeightAveraging):
         """Update it, where that is due once an epoch."""
         super().on_train_epoch_end(trainer, pl_module)
         self._follow(pl_module)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have the average be changed as the network was, whose changes the checkpoint holds."""
+        if self._average_model is not None:
+            task: Any = self._average_model.module
+            model = checkpoint.get("lit_foundry", {}).get("model", {})
+            inherit(getattr(task, "served", task), checked(model.get("changes", [])))
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_save_weights(
         self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]

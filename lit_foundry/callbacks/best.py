@@ -5,7 +5,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import ModelCheckpoint
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 
 class Best(ModelCheckpoint):
@@ -46,3 +48,18 @@ class Best(ModelCheckpoint):
             "best_k_models": {moved(k): v for k, v in scores.items()},
         }
         super().load_state_dict(state)
+
+
+def start_over(trainer: Trainer) -> None:
+    """Let the next validation be the best, as after a change of the network; remove what was."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+            for path in callback.best_k_models:
+                trainer.strategy.remove_checkpoint(path)
+            callback.best_k_models = {}
+            callback.best_model_path = callback.kth_best_model_path = ""
+            callback.best_model_score = callback.current_score = None
+        elif isinstance(callback, EarlyStopping):
+            worst = torch.tensor(torch.inf)
+            callback.best_score = worst if callback.monitor_op == torch.lt else -worst
+            callback.wait_count = 0

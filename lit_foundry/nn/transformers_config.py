@@ -20,6 +20,8 @@ OFFLINE = (
 )
 # Dropouts of heads, and the chance to skip a layer, which only looks like one.
 NO_DROPOUT_OF_ENCODER = re.compile("classif|cls|pooler|qa_|summary|layerdrop|drop_path")
+# Width between the two layers of a feed-forward part.
+FEED_FORWARD = "intermediate_size", "hidden_dim", "ffn_dim"
 # What a config holds besides the architecture: where and how it was saved and loaded.
 CIRCUMSTANCES = {"transformers_version", "dtype", "torch_dtype", "name_or_path"}
 
@@ -161,6 +163,48 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+def described(auto: Any, config: Any, encoder: Any) -> Any:
+    """Build a model of a family around an encoder whose neurons may have become fewer.
+
+    Args:
+        auto: Class of ``transformers`` that builds it.
+        config: That of the encoder; it gets the width that all layers have now.
+        encoder: The encoder.
+
+    Raises:
+        ValueError: If no config describes it, as layers differ, or are products of two.
+    """
+    state = encoder.state_dict()
+
+    def built() -> tuple[Any, set[tuple[int, int]]]:
+        model = auto.from_config(config, trust_remote_code=False)
+        theirs = model.base_model.state_dict()
+        sizes = {
+            pair
+            for key, value in state.items()
+            if key in theirs
+            for pair in zip(theirs[key].shape, value.shape, strict=False)
+        }
+        if any(key.replace(".weight", ".0.weight") in state for key in theirs.keys() - state):
+            sizes.add((0, 1))
+        return model, {(old, new) for old, new in sizes if old != new}
+
+    model, pairs = built()
+    for key in FEED_FORWARD:
+        if len(pairs) == 1 and hasattr(config, key):
+            [(old, new)] = pairs
+            if getattr(config, key) == old:
+                setattr(config, key, new)
+                model, pairs = built()
+    if pairs:
+        raise ValueError(
+            f"No config of transformers describes this {config.model_type}, whose layers were made "
+            "smaller, each to a size of its own: export with --format safetensors, onnx or torch. "
+            "Neurons alone, pruned with Pruning.by_layer, have one size."
+        )
+    return model
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

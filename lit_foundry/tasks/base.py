@@ -12,7 +12,7 @@ from lit_foundry.checkpoints.files import our_part
 from lit_foundry.checkpoints.initialization import changes_of, load_submodule
 from lit_foundry.datamodule import Data, data_of
 from lit_foundry.nn import Network
-from lit_foundry.nn.changes import inherit
+from lit_foundry.nn.changes import checked, inherit
 from lit_foundry.nn.image.views import Views
 from lit_foundry.randomness import seed_dropout, single_precision
 from lit_foundry.recipe import Recorded
@@ -228,12 +228,15 @@ class Task(Recorded, Trained, ABC):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the metrics of an interrupted epoch, all of them on one rank.
+        """Be the network of the checkpoint; continue the metrics of an interrupted epoch.
+
+        All of these on one rank.
 
         Raises:
             CheckpointError: If a run would go on with other tokens or classes.
         """
         ours = checkpoint.get("lit_foundry", {})
+        inherit(self.served, checked(ours.get("model", {}).get("changes", [])))
         if self._trainer and self.trainer.training:
             check_resumed(self.trainer, ours.get("data_state") or {})
         saved = ours.get("train_metrics", {})

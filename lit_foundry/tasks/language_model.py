@@ -137,6 +137,10 @@ class LanguageModel(Task):
         per_row = size * (body + attention) + self.num_predicted(size) * head
         return float(6 * rows * per_row)
 
+    def resized(self) -> None:
+        """Count the operations of the smaller network."""
+        self._weights = None
+
     @property
     def tokenizer(self) -> Any:
         """That of the data."""

@@ -152,6 +152,10 @@ class Supervised(Task):
         learns = any(p.requires_grad for p in self.backbone.parameters())
         return len(images) * self._forward_flops[size] * (3 if learns else 1)
 
+    def resized(self) -> None:
+        """Count the operations of the smaller network."""
+        self._forward_flops = {}
+
     @torch.no_grad()
     def _counted(self, image: Tensor) -> int:
         self.eval()

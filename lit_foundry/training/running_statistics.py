@@ -24,7 +24,8 @@ class RunningStatistics:
     def keep(self) -> None:
         """Copy the statistics before a step, on the device and without waiting for it."""
         buffers = self._buffers()
-        if [kept.device for kept in self._kept] != [buffer.device for buffer in buffers]:
+        places = [[(b.device, b.shape) for b in found] for found in (self._kept, buffers)]
+        if places[0] != places[1]:
             self._kept = [buffer.clone() for buffer in buffers]
         elif buffers:
             torch._foreach_copy_(self._kept, buffers)

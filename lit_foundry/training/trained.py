@@ -79,6 +79,9 @@ class Trained(LightningModule):
     def updated(self) -> None:
         """Run after each optimizer step that was not skipped, for what follows the weights."""
 
+    def resized(self) -> None:
+        """Run after layers got smaller, for what was counted of them."""
+
     def train(self, mode: bool = True) -> Self:
         """Switch the mode of all but what is frozen, which stays in eval mode."""
         super().train(mode)
@@ -145,6 +148,9 @@ class Trained(LightningModule):
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """Finish the gradients; Lightning's own clipping refuses fused optimizers under bf16."""
         self.finish(optimizer)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "on_gradients"):  # which has no hook in Lightning
+                callback.on_gradients(self.trainer, self)
 
     def finish(self, optimizer: Optimizer) -> None:
         """Make the gradients of a step those of its mean loss, clip and check them, and log.

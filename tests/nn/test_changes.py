@@ -90,7 +90,10 @@ def test_a_run_of_it_is_resumed_and_initializes_another(
 @pytest.mark.parametrize(
     ("entry", "why"),
     [
-        ({"op": "exec", "module": "0"}, "no operation is called 'exec'. There is resize."),
+        (
+            {"op": "exec", "module": "0"},
+            "no operation is called 'exec'. There is resize, narrow, factorize.",
+        ),
         ({"op": "resize", "module": "7"}, "the network has no module '7'"),
         (
             {"op": "resize", "module": "0", "width": 3},
@@ -100,6 +103,18 @@ def test_a_run_of_it_is_resumed_and_initializes_another(
         ({"op": "resize", "module": "0", "out_features": "8"}, "out_features='8' of 0 is no size"),
         ({"op": "resize", "module": "0", "bias": "x"}, "bias='x' of 0 is no size"),
         ({"op": "resize"}, "names no op and module"),
+        ({"op": "resize", "module": "0", "network": 3}, "0 is a torch.nn"),
+        ({"op": "narrow", "module": "7", "out_features": 2}, "the network has no module '7'"),
+        ({"op": "narrow", "module": "0", "out_features": 4}, "an integer from 1 to 3"),
+        ({"op": "narrow", "module": "0", "out_features": 2.0}, r"out_features=2\.0 of 0 is no"),
+        ({"op": "narrow", "module": "0", "out_features": True}, "out_features=True of 0 is no"),
+        ({"op": "narrow", "module": "0", "training": 1}, "Linear, whose training is not narrowed"),
+        ({"op": "narrow", "module": "0", "__class__": 1}, "whose __class__ is not narrowed"),
+        ({"op": "narrow", "module": "1", "momentum": 1}, "whose momentum is not narrowed"),
+        ({"op": "factorize", "module": "0"}, "factorize of 0: .* 'rank'"),
+        ({"op": "factorize", "module": "0", "rank": 3}, "an integer from 1 to 2"),
+        ({"op": "factorize", "module": "0", "rank": 1, "x": 1}, "factorize of 0: .* 'x'"),
+        ({"op": "factorize", "module": "1", "rank": 1}, "1 is a BatchNorm1d, and no Linear"),
         ("resize", "names no op and module"),
         ({"op": "resize", "module": ""}, " is a torch.nn.*Sequential, which is not resized"),
     ],
@@ -155,6 +170,58 @@ def test_a_layer_with_layers_inside_is_resized() -> None:
     network = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2)})
     change(network, [{"op": "resize", "module": "attention", "kdim": 4, "vdim": 4}])
     assert network["attention"].k_proj_weight.shape == (8, 4)
+
+
+def test_layers_are_narrowed_in_place() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 2, 1)
+    )
+    layers, parameters = [*network], [*network.parameters()]
+    network[0].weight.requires_grad_(False)
+    sizes = ["out_channels", "num_features", "groups", "in_channels"]
+    made = [{"op": "narrow", "module": f"{n}", size: 5} for n, size in enumerate(sizes)]
+    change(network, made)
+    assert [*network] == layers
+    assert all(a is b for a, b in zip(network.parameters(), parameters, strict=True))
+    assert not network[0].weight.requires_grad
+    assert network(torch.ones(1, 3, 9, 9)).shape == (1, 2, 5, 5)
+    # A smaller size takes the place of an earlier one.
+    smaller = [entry | {size: 4} for entry, size in zip(made, sizes, strict=True)]
+    change(network, smaller)
+    assert vars(network)["_changes"] == smaller
+    grouped = nn.Sequential(nn.Conv2d(8, 4, 3, groups=2))
+    with pytest.raises(CheckpointError, match="whose out_channels is not narrowed"):
+        change(grouped, [{"op": "narrow", "module": "0", "out_channels": 2}])
+
+
+def test_heads_of_attention_are_a_size() -> None:
+    attention = nn.Identity()
+    attention.num_heads, attention.attn_dim = 4, 8  # type: ignore[assignment]
+    network = nn.ModuleDict({"attention": attention})
+    change(network, [{"op": "narrow", "module": "attention", "num_heads": 3, "attn_dim": 6}])
+    assert (attention.num_heads, attention.attn_dim) == (3, 6)
+    torchs = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2)})
+    with pytest.raises(CheckpointError, match="whose num_heads is not narrowed"):
+        change(torchs, [{"op": "narrow", "module": "attention", "num_heads": 1}])
+
+
+def test_a_linear_layer_becomes_two() -> None:
+    layer = nn.Linear(6, 4).double().requires_grad_(False)
+    network = nn.ModuleDict({"one": layer, "other": layer}).eval()
+    change(network, [{"op": "factorize", "module": "one", "rank": 2}])
+    assert network["one"] is network["other"]
+    assert {name: tuple(p.shape) for name, p in network["one"].named_parameters()} == {
+        "0.weight": (2, 6),
+        "1.weight": (4, 2),
+        "1.bias": (4,),
+    }
+    assert not any(p.requires_grad for p in network.parameters())
+    assert not any(module.training for module in network.modules())
+    tied = nn.ModuleDict({"embedding": nn.Embedding(9, 4), "out": nn.Linear(4, 9, bias=False)})
+    tied["out"].weight = tied["embedding"].weight
+    for entry in ({"op": "factorize", "rank": 2}, {"op": "narrow", "out_features": 5}):
+        with pytest.raises(CheckpointError, match="out shares a weight with embedding"):
+            change(tied, [entry | {"module": "out"}])
 
 
 class Narrowed(Classification):

@@ -9,6 +9,7 @@ from torch import nn
 from lit_foundry.nn.heads import LinearHead, folded
 from lit_foundry.nn.image.backbone import ImageBackbone
 from lit_foundry.nn.image.encoder import ImageEncoder
+from lit_foundry.nn.transformers_config import described
 
 OTHERWISE = "Export with --format safetensors, onnx or torch."
 
@@ -50,7 +51,7 @@ def image_classifier(
     config.label2id = {name: i for i, name in enumerate(labels)}
     config.problem_type = problem
     config.architectures = []  # of several classifiers, take the first
-    model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    model = described(AutoModelForImageClassification, config, backbone.encoder)
     prefix, state = model.base_model_prefix, model.state_dict()
     known = {f"{prefix}.{key}": v for key, v in backbone.encoder.state_dict().items()}
     rest = [key for key in state if key not in known and not key.endswith("mask_token")]

@@ -8,6 +8,7 @@ from torch import nn
 from lit_foundry.nn.text.decoder import TextDecoder
 from lit_foundry.nn.text.encoder import TextEncoder
 from lit_foundry.nn.text.language_head import LanguageHead, parts_of
+from lit_foundry.nn.transformers_config import described
 
 
 def language_model(backbone: nn.Module, head: nn.Module) -> Any:
@@ -27,9 +28,8 @@ def language_model(backbone: nn.Module, head: nn.Module) -> Any:
     config: Any = copy.deepcopy(backbone.encoder.config)
     config.use_cache = True
     causal = isinstance(backbone, TextDecoder)
-    model = (AutoModelForCausalLM if causal else AutoModelForMaskedLM).from_config(
-        config, trust_remote_code=False
-    )
+    auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+    model = described(auto, config, backbone.encoder)
     parts = parts_of(model, causal)
     state = {f"{model.base_model_prefix}.{k}": v for k, v in backbone.encoder.state_dict().items()}
     own = head.state_dict()

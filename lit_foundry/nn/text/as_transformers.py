@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, folded
 from lit_foundry.nn.text.encoder import TextEncoder
+from lit_foundry.nn.transformers_config import described
 
 # The output layer in AutoModelForSequenceClassification, where it is not "classifier".
 OUTPUT_LAYERS = dict.fromkeys(
@@ -50,7 +51,7 @@ def sequence_classifier(
     from transformers import AutoModelForSequenceClassification
 
     config.problem_type = problem
-    model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    model = described(AutoModelForSequenceClassification, config, backbone.encoder)
     layers = {**FAMILY_LAYERS[config.model_type]}
     layers["out"] = OUTPUT_LAYERS.get(config.model_type, "classifier")
     model.load_state_dict(_state(model, backbone, head, layers))
@@ -77,7 +78,7 @@ def token_classifier(backbone: nn.Module, head: nn.Module, labels: Sequence[str]
         raise ValueError(f"transformers has no token classifier on a {type(backbone).__name__}.")
     config, plain = _labelled(backbone, labels), head.get_submodule("head")
     if config.model_type in FAMILIES:
-        model = AutoModelForTokenClassification.from_config(config, trust_remote_code=False)
+        model = described(AutoModelForTokenClassification, config, backbone.encoder)
         layers = FAMILY_LAYERS[config.model_type] if isinstance(plain, DenseHead) else {}
         state = _state(model, backbone, plain, {**layers, "out": "classifier"})
         if state.keys() == model.state_dict().keys():

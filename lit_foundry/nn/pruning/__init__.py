@@ -1,0 +1,1 @@
+"""Structured pruning: which units of a network can go, which matter, and how many have to."""
