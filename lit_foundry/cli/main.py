@@ -47,7 +47,7 @@ from lit_foundry.recipe import installed_modules_only
 from lit_foundry.runs.folder import Resume, RunFolder
 from lit_foundry.signals import HANDLER, Stopped
 from lit_foundry.tasks import Task
-from lit_foundry.training.agreement import check_tokenizer
+from lit_foundry.training.agreement import check_tokenizer, check_unlabelled
 from lit_foundry.usage import USAGE, UsageError, flags, in_order, printable, unknown_command
 
 EVALUATION = ("validate", "test", "predict")
@@ -245,6 +245,7 @@ class FoundryCLI(LightningCLI):
             check_same_model(self.checkpoint, self.model)
         elif isinstance(self.model, Task):
             self.model.check_data(self.data)  # before hours may go into tokenizing
+            check_unlabelled(self.model, self.data)
             fresh = settings.get("resume") == "never" and not settings.get("ckpt_path")
             if (begin := self.model.served.init_from) and fresh:
                 check_tokenizer(begin, self.data)

@@ -67,6 +67,12 @@ class LabelledData(DataModule, Generic[T]):
     def as_read(self, split: Split) -> T | None:
         """Read a split as the files hold it; None if there is no validation split."""
 
+    def recipe(self) -> dict[str, Any]:
+        """Return the recipe without the unlabelled samples, which only a fit needs."""
+        recipe = super().recipe()
+        recipe["init_args"].pop("transfer", None)
+        return recipe
+
     @property
     def unlabelled(self) -> bool:  # type: ignore[override]
         """Whether some samples that are trained on have no label."""

@@ -3,6 +3,8 @@
 Shapes: B batch, C classes.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,8 +46,12 @@ def classification_loss(
         total = _focal_terms(logits, target, smoothing, gamma)
         total = (total if weights is None else total * weights).sum()
     else:
-        options = {"label_smoothing": smoothing, "reduction": "sum"}
-        total = F.cross_entropy(logits, target, weights, **options)  # type: ignore[arg-type]
+        learnt = target
+        if smoothing and target.ndim == 2:  # torch would give rows without a class one
+            learnt = target * (1 - smoothing) + smoothing * target.sum(1, True) / logits.shape[1]
+            smoothing = 0.0
+        options: dict[str, Any] = {"label_smoothing": smoothing, "reduction": "sum"}
+        total = F.cross_entropy(logits, learnt, weights, **options)
     if weights is None:
         return total / len(target), len(target)
     count = ((shares(target, len(weights)) if target.ndim == 1 else target) * weights).sum()

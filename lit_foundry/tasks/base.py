@@ -17,7 +17,13 @@ from lit_foundry.nn.image.views import Views
 from lit_foundry.randomness import seed_dropout, single_precision
 from lit_foundry.recipe import Recorded
 from lit_foundry.tasks.step import Stage, Step
-from lit_foundry.training.agreement import check_fit, check_resumed, check_tokenizer, fit_to_data
+from lit_foundry.training.agreement import (
+    check_fit,
+    check_resumed,
+    check_tokenizer,
+    check_unlabelled,
+    fit_to_data,
+)
 from lit_foundry.training.finetune import Finetune
 from lit_foundry.training.loop import check_averaging, check_clipping, check_precision, steer
 from lit_foundry.training.optim import OptimConfig
@@ -184,6 +190,8 @@ class Task(Recorded, Trained, ABC):
             self.check_data(data)
         check_precision(self.trainer, self.predicts)
         if stage == "fit":
+            if data is not None:
+                check_unlabelled(self, data)
             check_clipping(self.trainer)
             check_averaging(self.trainer)
             steer(self.trainer)
@@ -230,7 +238,7 @@ class Task(Recorded, Trained, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Be the network of the checkpoint; continue the metrics of an interrupted epoch.
 
-        All of these on one rank.
+        One rank has all of the latter.
 
         Raises:
             CheckpointError: If a run would go on with other tokens or classes.

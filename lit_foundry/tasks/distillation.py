@@ -6,19 +6,23 @@ Shapes: B batch, T tokens, N predictions.
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_foundry import ranges
+from lit_foundry import __version__, ranges
+from lit_foundry.checkpoints.files import CheckpointError
 from lit_foundry.datamodule import Data, data_of
 from lit_foundry.nn import Backbone, LanguageHead, Network
 from lit_foundry.nn.distillation import KD, DistillationLoss, Outputs, watched
 from lit_foundry.nn.image.augment import Augment
 from lit_foundry.nn.text.masking import IGNORED
+from lit_foundry.randomness import run_seed
 from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.step import Stage, Step
 from lit_foundry.training.progress import is_logged
@@ -27,6 +31,7 @@ from lit_foundry.training.teaching.inheritance import inherit_embeddings, inheri
 from lit_foundry.training.teaching.teacher import Places, Teacher, logits_of
 
 EXAMPLE = 2, 8  # texts and their tokens, on which losses are tried
+FRAMING = "truncation", "max_length", "size", "fit", "mode"  # arguments of data that shape samples
 
 
 class Distillation(Task):
@@ -38,7 +43,8 @@ class Distillation(Task):
 
         labels * (loss of the student) + sum over losses of weight * (mean over teachers)
 
-    where samples without a label count with those that have one, and add nothing to the first.
+    where samples without a label count with those that have one, and add nothing to the first. With
+    ``class_weights``, which are not divided out here, a sample counts with the weight of its class.
 
     What teachers say of each sample is computed once and kept in a file, if it is the same in each
     epoch and the losses read logits or pooled features alone. Augmentation and masks make it
@@ -77,16 +83,23 @@ class Distillation(Task):
         ranges.check("model", {"labels": labels}, {"labels": (labels >= 0, "is at least 0")})
         super().__init__(student.optim, student.finetune)
         given: Any = student
-        if not (hasattr(given, "backbone") and hasattr(given, "head")) or len(given.objectives) > 1:
+        whole = hasattr(given, "backbone") and hasattr(given, "head") and len(given.objectives) == 1
+        if not whole or (isinstance(given.head, LanguageHead) and given.job != "fill-mask"):
             raise ValueError(
                 f"model.student is a {type(student).__name__}; one with a backbone, a head and one "
                 "objective is distilled, such as Classification or MaskedLM."
             )
-        if init_layers and student.init_from:
+        begins = {
+            "model.init_layers": init_layers is not None,
+            "model.init_embeddings": init_embeddings,
+            "model.student.init_from": student.init_from is not None,
+        }
+        if len(given_keys := [key for key, is_set in begins.items() if is_set]) > 1:
             raise ValueError(
-                "model.init_layers and model.student.init_from both say what the student begins "
-                "as: keep one."
+                f"{' and '.join(given_keys)} all say what the student begins as: keep one."
             )
+        if teacher == []:
+            raise ValueError("model.teacher is empty: name a checkpoint, or an exported folder.")
         self.student: Any = student
         self.paths = [Path(t) for t in (teacher if isinstance(teacher, list) else [teacher])]
         chosen = [KD()] if losses is None else losses
@@ -109,6 +122,8 @@ class Distillation(Task):
         self.register_state_dict_post_hook(_as_student)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_from_student)  # type: ignore[no-untyped-call]
 
+    takes_unlabelled = True
+
     def __getattr__(self, name: str) -> Any:
         """Be the student in whatever this class does not define."""
         try:
@@ -128,8 +143,8 @@ class Distillation(Task):
         if of_classes and not classes:
             kind = type(self.student).__name__
             raise ValueError(
-                f"model.losses: {of_classes[0]} compares probabilities of classes, and a {kind} "
-                "predicts none: take LogitMSE."
+                f"model.losses: {of_classes[0]} compares probabilities of classes that exclude "
+                f"each other, and a {kind} predicts none such: take LogitMSE."
             )
         if {"hidden", "attention"} & self.needs and getattr(self.student, "compiled", False):
             raise ValueError(
@@ -193,8 +208,9 @@ class Distillation(Task):
             CheckpointError: If one is no network.
         """
         if not self._teachers:
-            inputs = self.student.backbone.inputs
-            self._teachers = [Teacher(path, inputs) for path in self.paths]
+            backbone = self.student.backbone
+            optional = {"token_type_ids"} & {*backbone.optional_inputs}
+            self._teachers = [Teacher(path, backbone.inputs, optional) for path in self.paths]
         return self._teachers
 
     def check_data(self, data: Data) -> None:
@@ -213,12 +229,12 @@ class Distillation(Task):
         if stage != "fit":
             return
         first = self.teachers()[0].task
-        if (self.init_layers or self.init_embeddings) and first is None:
+        if (self.init_layers is not None or self.init_embeddings) and first is None:
             raise ValueError(
                 f"model.teacher={self.paths[0]} tells its logits alone: model.init_layers and "
                 "model.init_embeddings need a checkpoint, or an export as safetensors."
             )
-        if self.init_layers:
+        if self.init_layers is not None:
             inherit_layers(self.student.backbone, first.backbone, self.init_layers)
             self.student.head.load_state_dict(first.head.state_dict())
         if self.init_embeddings:
@@ -250,9 +266,11 @@ class Distillation(Task):
                     f"model.teacher={teacher.path} has {theirs.logits.shape[-1]} outputs, and the "
                     f"student {mine.logits.shape[-1]}: take one of the same classes or tokens."
                 )
-            for each in taught:
-                each.prepare(mine, theirs)
-                each(mine, theirs)
+            with torch.random.fork_rng(devices=[]):  # maps are a function of the seed alone
+                torch.manual_seed(run_seed())
+                for each in taught:
+                    each.prepare(mine, theirs)
+                    each(mine, theirs)
 
     def _places(self, batch: Mapping[str, Any]) -> Places:
         """Return what takes those tokens of a batch that are predicted; None of whole samples."""
@@ -281,12 +299,20 @@ class Distillation(Task):
         folder = folder_of(self.cache_dir) if self.cache == "file" else None
         share = self.trainer.local_rank, max(1, self.trainer.num_devices)
         for teacher in self.teachers():
-            key = teacher.fingerprint(), str(self.trainer.precision), *sorted(self.needs)
+            key = [teacher.fingerprint(), *self._key(data), *sorted(self.needs)]
             answers = Answers(
                 samples, self._asked(teacher), key, folder, share, f"Asking {teacher.path.name}"
             )
             answers.to(self.device)
             self._answers.append(answers)
+
+    def _key(self, data: Data) -> list[str]:
+        """Return what answers depend on beside the teacher, as far as samples do not show it."""
+        args = data.recipe()["init_args"]
+        how = [f"{name}={args[name]}" for name in FRAMING if name in args]
+        versions = [torch.__version__, transformers.__version__, __version__]
+        content = str(data.fingerprint().get("train"))
+        return [content, *how, *versions, str(self.trainer.precision), self.device.type]
 
     def _runs_anyway(self) -> bool:
         return bool(self.needs & {"hidden", "attention"})
@@ -329,8 +355,10 @@ class Distillation(Task):
             step = self.student.step(batch, stage)
         places = self._places(seen.batch)
         logits = logits_of(self.student, seen.features, places, seen.output)
-        mine = seen.outputs(logits, self._target(seen.batch))
-        count = len(mine.logits)
+        mine = self._in_deviations(seen.outputs(logits, self._target(seen.batch)))
+        if not (count := len(mine.logits)):  # no token of these texts is predicted
+            unused = sum(p.sum() for p in self.losses.parameters())
+            return Step(0 * (step.loss + unused), 0)
         parts = {"labels": step.loss * (step.count / count)}
         loss = self.labels * parts["labels"]
         for number, taught in enumerate(self._losses()):
@@ -345,8 +373,16 @@ class Distillation(Task):
 
     def _taught(self, number: int, batch: Mapping[str, Any], places: Places) -> Outputs:
         if self._answers:
-            return self._answers[number].of(batch["index"])
-        return self._teachers[number].outputs(batch, self.needs, places)
+            found = self._answers[number].of(batch["index"])
+        else:
+            found = self._teachers[number].outputs(batch, self.needs, places)
+        return self._in_deviations(found)
+
+    def _in_deviations(self, outputs: Outputs) -> Outputs:
+        """Measure predicted values in deviations of the targets, as the student's own loss does."""
+        if self.student.predicts == "value" and hasattr(self.student.head, "deviation"):
+            return replace(outputs, logits=outputs.logits / self.student.head.deviation)
+        return outputs
 
     def _target(self, batch: Mapping[str, Any]) -> Tensor | None:
         """Return the classes of what is predicted, shape (N,), -100 where they are unknown."""
@@ -384,16 +420,29 @@ class Distillation(Task):
         return self.student(batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the maps of losses, from which a run goes on."""
+        """Add the maps of losses, from which a run goes on, and which teachers there were."""
         super().on_save_checkpoint(checkpoint)
-        if "optimizer_states" in checkpoint and (maps := self.losses.state_dict()):
-            checkpoint["lit_foundry"]["maps"] = dict(maps)
+        if "optimizer_states" in checkpoint:
+            checkpoint["lit_foundry"]["maps"] = dict(self.losses.state_dict())
+            checkpoint["lit_foundry"]["teachers"] = [t.fingerprint() for t in self.teachers()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the maps of losses."""
+        """Take over the maps of losses.
+
+        Raises:
+            CheckpointError: If there were others.
+        """
         super().on_load_checkpoint(checkpoint)
-        if maps := checkpoint.get("lit_foundry", {}).get("maps"):
-            self.losses.load_state_dict(maps)
+        ours = checkpoint.get("lit_foundry", {})
+        maps, mine = ours.get("maps", {}), self.losses.state_dict()
+        if {k: v.shape for k, v in maps.items()} != {k: v.shape for k, v in mine.items()}:
+            raise CheckpointError(
+                "model.losses has other maps than those that the run began with, and the optimizer "
+                "knows these: restore model.losses, or leave out --resume to begin anew."
+            )
+        if ours.get("teachers") != [teacher.fingerprint() for teacher in self.teachers()]:
+            warnings.warn("model.teacher is another than the run began with.", stacklevel=2)
+        self.losses.load_state_dict(maps)
 
 
 def _as_student(task: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:

@@ -49,6 +49,10 @@ def check_kind(task: Any, data: Data) -> None:
             f"{type(task).__name__} predicts labels of the kind {task.predicts}, and "
             f"{type(data).__name__} has {data.target_kind}: take another task, or set data.target."
         )
+
+
+def check_unlabelled(task: Any, data: Data) -> None:
+    """Raise ValueError if a task that is fitted learns nothing of unlabelled samples."""
     if task.predicts and data.unlabelled and not task.takes_unlabelled:
         raise ValueError(
             f"data.transfer adds samples without a label, of which {type(task).__name__} learns "

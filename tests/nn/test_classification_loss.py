@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_foundry.nn.classification_loss import classification_loss
+from lit_foundry.nn.classification_loss import classification_loss, shares
 
 WEIGHTS = torch.tensor([0.2, 3.0, 1.0, 0.5])
 
@@ -104,3 +104,17 @@ def test_classes_without_weight_add_nothing() -> None:
         target, weights = torch.zeros(9).long(), torch.tensor([0.0, 1.0, 1.0, 1.0]).double()
         loss, count = classification_loss(logits, target, weights, gamma=gamma)
         assert (float(loss), float(count)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_unknown_classes_add_nothing_whatever_form_targets_have(gamma: float) -> None:
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    label, weights = torch.tensor([0, -100, 2, -100]), torch.tensor([1.0, 2.0, 3.0])
+    for chosen in (None, weights):
+        found = [
+            classification_loss(logits, target, chosen, 0.1, gamma)
+            for target in (label, shares(label, 3))
+        ]
+        known = classification_loss(logits[::2], label[::2], chosen, 0.1, gamma)
+        totals = [float(loss * count) for loss, count in (*found, known)]
+        assert totals == pytest.approx([totals[0]] * 3, rel=1e-5)

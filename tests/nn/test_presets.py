@@ -15,6 +15,7 @@ from tests.conftest import REPO
 SIZES = {
     "bert_base": (108, 110),
     "bert_mini": (11, 11.5),
+    "electra_student": (2.6, 2.8),
     "gpt2_small": (124, 125),
     "lite0": (3.3, 3.4),
     "llama_tiny": (0.8, 0.9),

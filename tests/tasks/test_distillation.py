@@ -1,6 +1,7 @@
 """Distillation: what a student sees, learns and keeps, and what is computed once."""
 
 import copy
+import json
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,21 @@ import torch
 import yaml
 from torch import Tensor
 
-from lit_foundry import Classification, Distillation, TextEncoder, load, load_task
+from lit_foundry import (
+    CausalLM,
+    Classification,
+    Distillation,
+    Regression,
+    TextDecoder,
+    TextEncoder,
+    load,
+    load_task,
+)
 from lit_foundry.checkpoints.files import CheckpointError
 from lit_foundry.cli.main import main
+from lit_foundry.compress.evaluation import evaluate
 from lit_foundry.export.command import export
-from lit_foundry.nn.distillation import Outputs
+from lit_foundry.nn.distillation import LogitMSE, Outputs
 from lit_foundry.tasks import Step
 from lit_foundry.training.teaching.answers import Answers
 from lit_foundry.usage import UsageError
@@ -173,6 +184,45 @@ def test_a_killed_process_goes_on_with_its_answers(tmp_path: Path) -> None:
     assert len(asked) == 301
 
 
+def test_answers_of_a_process_that_died_are_made_by_who_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_foundry.training.teaching.answers.PATIENCE", 0.1)
+
+    def answer(batch: Mapping[str, Tensor]) -> Outputs:
+        return Outputs(batch["input_ids"][:, None].float())
+
+    found = Answers(Samples(300), answer, ("key",), tmp_path, (0, 2))
+    assert found.of(torch.arange(300)).logits.flatten().tolist() == [*range(300)]
+
+
+def test_whole_answers_are_read_from_a_read_only_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(batch: Mapping[str, Tensor]) -> Outputs:
+        return Outputs(batch["input_ids"][:, None].float())
+
+    Answers(Samples(20), answer, ("key",), tmp_path)
+    for lock in tmp_path.glob("*.lock"):
+        lock.unlink()
+    monkeypatch.setattr("lit_foundry.training.teaching.answers.FileLock", None)
+    found = Answers(Samples(20), answer, ("key",), tmp_path)
+    assert found.of(torch.tensor([3])).logits.item() == 3
+
+
+def test_other_texts_or_ways_to_cut_them_have_answers_of_their_own(
+    home: Path, tmp_path: Path
+) -> None:
+    rows = reviews(120, seed=0)
+    rows[1] = (rows[1][0].replace("bright", "lovely").replace("great", "bright"), rows[1][1])
+    write_csv(tmp_path / "train.csv", rows)
+    for change in ({}, {"train": str(tmp_path / "train.csv")}, {"truncation": "tail"}):
+        config = distilled(home, cache_dir=str(tmp_path))
+        config["data"]["init_args"] |= change
+        fit(home, "keys", config, *SHORT)
+    assert len([*(tmp_path / "teachers").glob("*/answers.f32")]) == 3
+
+
 def test_two_processes_share_the_work_on_a_table(tmp_path: Path) -> None:
     asked: list[int] = []
 
@@ -212,6 +262,18 @@ def test_a_stopped_run_goes_on_to_the_same_bits(home: Path, hook: str) -> None:
     assert same(weights(best(home, "calm")), weights(best(home, "stopped")))
     assert same(calm.model.losses.state_dict(), resumed.model.losses.state_dict())
     assert len(calm.model.losses.state_dict()) == 2
+
+
+def test_resume_with_other_maps_is_refused(home: Path, taught: Any) -> None:
+    config = distilled(home)
+    student = config["model"]["init_args"]["student"]["init_args"]
+    student["backbone"]["init_args"]["config"]["hidden_size"] = 16
+    fit(home, "maps", config, *SHORT)
+    config["model"]["init_args"]["losses"] = ["KD", "HiddenStates"]
+    config["trainer"]["max_epochs"] = 2
+    path = str(write_config(home / "maps.yaml", config))
+    with pytest.raises(CheckpointError, match=r"model\.losses has other maps"):
+        main(["fit", "--config", path, "--resume", "required"])
 
 
 def twin(config: dict[str, Any]) -> dict[str, Any]:
@@ -351,6 +413,19 @@ def test_unlabelled_texts_are_learned_from_the_teacher_alone(home: Path) -> None
         fit(home, "refused", config)
 
 
+def test_what_learned_from_unlabelled_texts_needs_them_no_more(home: Path, tmp_path: Path) -> None:
+    config = distilled(home)
+    transfer = shutil.copy(unlabelled(home), tmp_path / "transfer.csv")
+    config["data"]["init_args"]["transfer"] = str(transfer)
+    fit(home, "without", config, *SHORT)
+    transfer.unlink()
+    checkpoint = best(home, "without")
+    main(["validate", "--ckpt_path", str(checkpoint), *SHORT[2:]])
+    main(["test", "--ckpt_path", str(checkpoint), "--trainer.accelerator=cpu"])
+    assert evaluate(checkpoint, "val").samples == 12
+    assert load(checkpoint).predict(["a dull plot"]).labels[0] in ("neg", "pos")
+
+
 def test_unlabelled_samples_add_nothing_to_the_loss_of_labels(taught: Any) -> None:
     model = taught.model.eval()
     batch = taught.datamodule.load("train")[[0, 1, 2, 3]]
@@ -472,6 +547,8 @@ def other_tokens(config: dict[str, Any]) -> None:
         (changed(init_layers=[1, 2]), "names 2 blocks, and the student has 1"),
         (changed(init_layers=[3]), "the teacher has no block 3"),
         (changed(labels=-1.0), "labels is at least 0"),
+        (changed(teacher=[]), "model.teacher is empty"),
+        (changed(init_layers=[1], init_embeddings=True), "both|all say what the student begins as"),
         (changed(losses=[], labels=0.0), "nothing would be learnt"),
         (of_student(compile=True), None),
     ],
@@ -487,6 +564,43 @@ def test_what_cannot_be_distilled_is_told_in_a_line(
     with pytest.raises((ValueError, UsageError), match=told) as caught:
         fit(home, "bad", config, *SHORT)
     assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_teacher_of_shorter_texts_is_told(home: Path) -> None:
+    config = distilled(home)
+    config["model"]["init_args"]["student"]["init_args"]["backbone"]["init_args"]["config"][
+        "max_position_embeddings"
+    ] = 128
+    config["data"]["init_args"]["max_length"] = 128
+    with pytest.raises(ValueError, match="takes max_length up to 64, but TextFiles has 128"):
+        fit(home, "long", config, *SHORT)
+
+
+def test_a_folder_of_other_order_of_classes_is_told(home: Path, tmp_path: Path) -> None:
+    folder = export(best(home, "teacher"), "hf", tmp_path / "hf")
+    (folder / "lit_foundry.json").unlink()
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    said["id2label"] = {"0": "pos", "1": "neg"}
+    (folder / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    config = distilled(home, teacher=str(folder))
+    with pytest.raises(CheckpointError, match=r"predicts \['pos', 'neg'\], and the data have"):
+        fit(home, "order", config, *SHORT)
+
+
+def test_a_causal_language_model_is_no_student() -> None:
+    gpt = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 20}
+    with pytest.raises(ValueError, match="CausalLM; one with"):
+        Distillation(CausalLM(TextDecoder(config=gpt)), Path("teacher.ckpt"))
+
+
+def test_values_are_compared_in_deviations_of_their_targets() -> None:
+    bert = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1}
+    bert |= {"num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
+    student: Any = Regression(TextEncoder(config=bert), num_values=1)
+    student.head.deviation.fill_(20.0)
+    task = Distillation(student, Path("teacher.ckpt"), losses=[LogitMSE()])
+    found = task._in_deviations(Outputs(torch.tensor([[40.0]])))
+    assert found.logits.item() == 2
 
 
 def test_teachers_of_other_classes_or_inputs_are_told(home: Path, tmp_path: Path) -> None:

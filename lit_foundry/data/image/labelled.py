@@ -147,7 +147,7 @@ class ImageData(LabelledData[ImageTable], DecodedImages):
 
     def cuts(self) -> dict[str, Any]:
         """Return what else decides which rows a micro-batch holds, and what becomes of them."""
-        names = "val_fraction", "max_train_samples", "split_seed", "bad_images"
+        names = "val_fraction", "max_train_samples", "split_seed", "transfer", "bad_images"
         form = {f"data.{k}": getattr(self.form, k) for k in ("size", "fit", "mode")}
         return {f"data.{name}": getattr(self, name) for name in names} | form
 

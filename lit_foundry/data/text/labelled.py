@@ -112,7 +112,7 @@ class TextData(LabelledData[Table], TokenizedText):
 
     def cuts(self) -> dict[str, Any]:
         """Return what else decides which rows a micro-batch holds."""
-        names = "max_length", "val_fraction", "max_train_samples", "split_seed"
+        names = "max_length", "val_fraction", "max_train_samples", "split_seed", "transfer"
         return {f"data.{name}": getattr(self, name) for name in names}
 
     def describe(self, split: Split, rows: Sequence[int]) -> Mapping[str, Sequence[Any]]:

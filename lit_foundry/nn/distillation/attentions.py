@@ -33,8 +33,7 @@ class _OfLayers(DistillationLoss):
                     f"{name}: take a network with attention: sdpa, or another loss."
                 )
         count = len(student.attention), len(teacher.attention)
-        self.pairs = mapped(self.chosen(*count), *count, type(self).__name__)
-        self.pairs = [(mine, theirs) for mine, theirs in self.pairs if mine]
+        self.pairs = mapped(self.chosen(*count), *count, type(self).__name__, first=1)
 
     def chosen(self, student: int, teacher: int) -> Layers | None:
         """Return the layers that are compared."""
@@ -129,8 +128,13 @@ class AttentionRelations(_OfLayers):
         super().prepare(student, teacher)
         self.heads = self.heads or student.attention[0].query.shape[1]
         for outputs in (student, teacher):
-            for tensor in outputs.attention[0]:
-                width = tensor.shape[1] * tensor.shape[3]
+            widths = [tensor.shape[1] * tensor.shape[3] for tensor in outputs.attention[0]]
+            if "qk" in self.relations and widths[0] != widths[1]:
+                raise ValueError(
+                    "model.losses: AttentionRelations.relations has qk, and queries and keys have "
+                    f"the widths {widths[0]} and {widths[1]}: take qq, kk and vv."
+                )
+            for width in widths:
                 if width % self.heads:
                     raise ValueError(
                         f"model.losses: AttentionRelations.heads={self.heads} does not divide a "

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lit_foundry.nn.distillation.loss import DistillationLoss, Layers, mapped
 from lit_foundry.nn.distillation.outputs import Outputs
 
+NEARLY = 1e-5  # of the length of pooled features
+
 
 class HiddenStates(DistillationLoss):
     """Distance of the hidden states of layers, the embeddings being layer 0.
@@ -128,5 +130,8 @@ def _distances(rows: Tensor) -> Tensor:
 
 
 def _angles(rows: Tensor) -> Tensor:
-    unit = F.normalize(rows[None] - rows[:, None], dim=-1)
+    apart = rows[None] - rows[:, None]
+    # Of two samples that are nearly equal, rounding decides the direction.
+    far = apart.detach().norm(dim=-1, keepdim=True) > NEARLY * rows.detach().norm(dim=-1).mean()
+    unit: Tensor = F.normalize(apart.where(far, 1.0), dim=-1) * far
     return unit @ unit.mT

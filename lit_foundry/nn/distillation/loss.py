@@ -47,7 +47,9 @@ class DistillationLoss(nn.Module, ABC):
 Layers = Mapping[int, int]  # a student's layer, and the teacher's from which it learns
 
 
-def mapped(layers: Layers | None, student: int, teacher: int, name: str) -> list[tuple[int, int]]:
+def mapped(
+    layers: Layers | None, student: int, teacher: int, name: str, first: int = 0
+) -> list[tuple[int, int]]:
     """Return which layer of a student learns from which of a teacher.
 
     Args:
@@ -55,16 +57,20 @@ def mapped(layers: Layers | None, student: int, teacher: int, name: str) -> list
         student: Number of its last layer, the first being 0.
         teacher: Number of the teacher's last layer.
         name: What the loss is called.
+        first: Number of the first layer that it compares.
 
     Raises:
         ValueError: If one of them has no such layer.
     """
     if layers is None:
-        return [(i, i * teacher // max(student, 1)) for i in range(student + 1)]
+        return [(i, i * teacher // max(student, 1)) for i in range(first, student + 1)]
+    if not layers:
+        raise ValueError(f"model.losses: {name}.layers is empty: leave it out, or name some.")
     for key, value in layers.items():
-        if not (0 <= key <= student and 0 <= value <= teacher):
+        if not (first <= key <= student and first <= value <= teacher):
             raise ValueError(
-                f"model.losses: {name}.layers={dict(layers)} has {key}: {value}, where the "
-                f"student's layers end with {student} and the teacher's with {teacher}."
+                f"model.losses: {name}.layers={dict(layers)} has {key}: {value}, where layers "
+                f"begin with {first}, the student's end with {student} and the teacher's with "
+                f"{teacher}."
             )
     return list(layers.items())

@@ -129,7 +129,12 @@ class _NotingAttention(TorchFunctionMode):
 @contextmanager
 def _noting_blocks(backbone: Backbone, found: list[Tensor]) -> Iterator[None]:
     """Note hidden states in the order in which blocks are called, some maybe several times."""
-    first, *_ = blocks = backbone.blocks()[1:]
+    blocks = backbone.blocks()[1:]
+    if not blocks:
+        raise ValueError(
+            f"model.losses: a {type(backbone).__name__} has a stem and no blocks, of which a loss "
+            "asks for hidden states."
+        )
 
     def before(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         if not found:
@@ -138,7 +143,7 @@ def _noting_blocks(backbone: Backbone, found: list[Tensor]) -> Iterator[None]:
     def after(module: nn.Module, args: Any, output: Any) -> None:
         found.append(_first_tensor([output]))
 
-    handles = [_runs(first, 0).register_forward_pre_hook(before, with_kwargs=True)]
+    handles = [_runs(blocks[0], 0).register_forward_pre_hook(before, with_kwargs=True)]
     handles += [_runs(block, -1).register_forward_hook(after) for block in blocks]
     try:
         yield

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lit_foundry.atomic import replacing
+from lit_foundry.atomic import naming, replacing
 from lit_foundry.nn.distillation import Outputs
 from lit_foundry.sources import cache_root
 
 TOKENS, ROWS = 8192, 64  # at most in a batch
 PROBES = 64  # samples that stand for how data are turned into batches
+PATIENCE = 60  # seconds without an answer from other processes
 ON_DEVICE = 2**28  # bytes of a table that lies where the student learns
 
 Answer = Callable[[Any], Outputs]  # of a batch as the data yield it
@@ -62,9 +63,14 @@ class Answers:
             table = _opened(folder / _key(samples, key, shape), shape)
             mine = batches[share[0] :: share[1]]
         self._fill(table, samples, answer, mine, name)
-        while np.isnan(table).any():  # what others on this machine are about to fill
-            time.sleep(1)
-        self._table = torch.from_numpy(np.asarray(table))
+        missing, since = None, time.monotonic()
+        while left := int(np.isnan(table).any(1).sum()):  # others on this machine are at it
+            if left != missing:
+                missing, since = left, time.monotonic()
+            elif time.monotonic() - since > PATIENCE:  # or were, and died
+                self._fill(table, samples, answer, batches, name)
+            time.sleep(0.5)
+        self._table = torch.from_numpy(np.array(table))
 
     @staticmethod
     def _fill(
@@ -128,12 +134,18 @@ def _key(samples: Any, key: Sequence[str], shape: tuple[int, int]) -> str:
 def _opened(folder: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
     """Open a table, and make one first if there is none; what is missing is NaN."""
     path = folder / "answers.f32"
+    size = 4 * shape[0] * shape[1]
+    if path.is_file() and path.stat().st_size == size:
+        table = np.memmap(path, np.float32, "r", shape=shape)
+        if not np.isnan(table).any():  # one that is whole may lie on a read-only disk
+            return table
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if not path.is_file() or path.stat().st_size != 4 * shape[0] * shape[1]:
+        if not path.is_file() or path.stat().st_size != size:
             with replacing(path) as partial:
-                np.full(shape, np.nan, np.float32).tofile(partial)
-    return np.memmap(path, np.float32, "r+", shape=shape)
+                partial.write_bytes(np.full(shape, np.nan, np.float32).tobytes())
+    with naming(path):
+        return np.memmap(path, np.float32, "r+", shape=shape)
 
 
 def folder_of(place: Path | None) -> Path:

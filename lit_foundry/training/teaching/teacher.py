@@ -3,7 +3,10 @@
 Shapes: B batch, N predictions, C classes.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,11 @@ from lit_foundry.datamodule import Data
 from lit_foundry.nn import LanguageHead
 from lit_foundry.nn.distillation import Outputs, watched
 from lit_foundry.nn.features import Features
-from lit_foundry.training.agreement import check_tokenizer
+from lit_foundry.training.agreement import check_facts, check_tokenizer
 
 KEY = "model.teacher"
 Places = Callable[[Tensor], Tensor] | None  # from (B, T, ...) to the (N, ...) that are predicted
+SIZES = "vocab_size", "max_length", "in_channels", "image_size"  # facts that it must agree with
 WEIGHTS = {".ckpt", ".safetensors", ".onnx", ".data", ".pt2", ".bin", ".json"}
 
 
@@ -36,6 +40,7 @@ class Teacher:
     Args:
         path: Checkpoint; folder that ``export`` wrote; folder of ``transformers``.
         inputs: Fields of a batch that the student reads, in order.
+        optional: Fields that it reads where they are there.
 
     Attributes:
         task: The task with its weights; None of a folder that holds a mere function to logits.
@@ -45,12 +50,14 @@ class Teacher:
         CheckpointError: If the path holds no network.
     """
 
-    def __init__(self, path: Path, inputs: Collection[str]) -> None:
+    def __init__(self, path: Path, inputs: Collection[str], optional: Collection[str] = ()) -> None:
         self.path = path
         self.task: Any = None
         self.labels: list[str] | None = None
         self._logits: Logits | None = None
-        self._runs_on_cpu = False
+        self.predicts: str | None = None
+        self.inputs: tuple[str, ...] = ()
+        self.vocab_size: int | None = None
         state: Mapping[str, Any] = {}
         if path.is_file():
             self.task = load_task(path)
@@ -58,14 +65,18 @@ class Teacher:
         elif (path / MANIFEST).is_file():
             manifest = read_manifest(path)
             state = manifest["data_state"]
+            self.predicts, self.inputs = manifest["predicts"], tuple(manifest["inputs"])
             if manifest["format"] == "safetensors":
                 self.task = exported_task(path)
             else:
                 self._logits = exported_logits(path, manifest["format"], manifest["inputs"])
-                self._runs_on_cpu = True
         elif (path / "config.json").is_file():
-            self._logits = exported_logits(path, "hf", list(inputs))
-            self._runs_on_cpu = True
+            self._logits = exported_logits(path, "hf", [*inputs, *optional])
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            self.vocab_size = config.get("vocab_size")
+            names = list((config.get("id2label") or {}).values())
+            if names != [f"LABEL_{i}" for i in range(len(names))]:
+                state = {"labels": names}
         else:
             if not path.exists():
                 raise CheckpointError(
@@ -83,6 +94,7 @@ class Teacher:
                 name = type(self.task).__name__
                 raise CheckpointError(f"{KEY}={path}: a {name} has no backbone and head.")
             self.task.requires_grad_(False)
+            self.predicts, self.inputs = self.task.predicts, self.task.backbone.inputs
 
     def __deepcopy__(self, memo: object) -> "Teacher":
         """Return itself: an average of the student's weights copies that, and not its teacher."""
@@ -95,19 +107,28 @@ class Teacher:
             CheckpointError: If its tokens, inputs or outputs are others.
         """
         check_tokenizer(self.path, data, KEY)
+        mine = student.backbone.inputs
+        if self.inputs and not {*self.inputs} <= {*mine, *student.backbone.optional_inputs}:
+            raise CheckpointError(
+                f"{KEY}={self.path} reads {', '.join(self.inputs)}, and the student "
+                f"{', '.join(mine)}: take a teacher of the same inputs."
+            )
+        job = student.job if self.task is None else self.task.job
+        if self.inputs and (self.predicts, job) != (student.predicts, student.job):
+            kind = "network" if self.task is None else type(self.task).__name__
+            raise CheckpointError(
+                f"{KEY}={self.path} is a {kind} that predicts {self.predicts or job}, and the "
+                f"student a {type(student).__name__}: both have to predict the same."
+            )
+        facts = {**data.facts, **getattr(student, "own_facts", {})}
+        if self.vocab_size is not None and facts.get("vocab_size", 0) > self.vocab_size:
+            raise CheckpointError(
+                f"{KEY}={self.path} has {self.vocab_size} tokens, and the data have "
+                f"{facts['vocab_size']}: set data.tokenizer to that of the teacher."
+            )
         if self.task is not None:
-            theirs, mine = self.task.backbone.inputs, student.backbone.inputs
-            if theirs != mine:
-                raise CheckpointError(
-                    f"{KEY}={self.path} reads {', '.join(theirs)}, and the student "
-                    f"{', '.join(mine)}: take a teacher of the same inputs."
-                )
-            same = self.task.predicts == student.predicts and self.task.job == student.job
-            if not same:
-                raise CheckpointError(
-                    f"{KEY}={self.path} is a {type(self.task).__name__}, and the student a "
-                    f"{type(student).__name__}: both have to predict the same."
-                )
+            sizes = {name: facts[name] for name in SIZES if name in facts}
+            check_facts(self.task.backbone, KEY, sizes, type(data).__name__)
         if self.labels and student.predicts and self.labels != (names := list(data.labels)):
             raise CheckpointError(
                 f"{KEY}={self.path} predicts {self.labels}, and the data have {names}: take a "
@@ -148,10 +169,15 @@ class Teacher:
 
     def fingerprint(self) -> str:
         """Return a hash of its files."""
-        if self.path.is_file():
-            return digest(self.path)
-        files = sorted(file for file in self.path.iterdir() if file.suffix in WEIGHTS)
-        return "".join(digest(file) for file in files)
+        return _fingerprint(self.path, self.path.stat().st_mtime_ns)
+
+
+@cache
+def _fingerprint(path: Path, changed: int) -> str:
+    if path.is_file():
+        return digest(path)
+    files = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS)
+    return hashlib.sha256("".join(map(digest, files)).encode()).hexdigest()
 
 
 def logits_of(task: Any, features: Features, places: Places, output: Any = None) -> Tensor:

@@ -205,6 +205,14 @@ def test_rkd_compares_distances_and_angles() -> None:
     assert found == pytest.approx(2 * far + 3 * turned, rel=1e-4)
 
 
+def test_rkd_takes_no_direction_from_samples_that_are_equal() -> None:
+    pooled = drawn(1, 4).repeat(3, 1).requires_grad_()
+    teacher = Outputs(PAIR[0].logits, pooled=drawn(1, 4).repeat(3, 1) + 1e-7 * drawn(3, 4, seed=3))
+    RKD(distance=0.0)(Outputs(PAIR[0].logits, pooled=pooled), teacher).backward()
+    assert pooled.grad is not None
+    assert pooled.grad.abs().max() == 0
+
+
 def test_rkd_has_gradients_for_equal_samples_and_is_0_for_one() -> None:
     pooled = torch.ones(3, 4, requires_grad=True)
     teacher = Outputs(PAIR[0].logits, pooled=drawn(3, 4))
@@ -264,6 +272,8 @@ def test_who_says_what_the_teacher_says_loses_nothing(loss: DistillationLoss) ->
     ("loss", "student", "teacher", "told"),
     [
         (HiddenStates(layers={3: 1}), tokens(4, 2, 2, 0), tokens(4, 2, 2, 0), "end with 2"),
+        (HiddenStates(layers={}), tokens(4, 2, 2, 0), tokens(4, 2, 2, 0), "layers is empty"),
+        (Attentions(layers={0: 0}), tokens(4, 2, 2, 0), tokens(4, 2, 2, 0), "layers begin with 1"),
         (Attentions(), tokens(4, 2, 2, 0), tokens(4, 2, 4, 0), "student has 2, the teacher 4"),
         (AttentionRelations(heads=3), tokens(4, 2, 2, 0), tokens(4, 2, 2, 0), "does not divide"),
         (Attentions(), Outputs(drawn(N, C)), tokens(4, 2, 2, 0), "finds no attention"),
