@@ -1,9 +1,11 @@
 """Runs in processes of their own, which share one import of torch and can be killed."""
 
+import faulthandler
 import json
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context, set_start_method
@@ -23,6 +25,7 @@ _CONTEXT.set_forkserver_preload(
         "transformers.models.bert.modeling_bert",
     ]
 )
+PATIENCE = 300  # seconds until a run is said to hang
 _LOCK = Lock()  # starting a process reads the exit codes of others: never two threads at once
 
 
@@ -55,7 +58,18 @@ def _main(args: list[str], environment: Mapping[str, str]) -> None:
     # Loader workers as in a user's run; those of a fork server would outlive a run that is killed.
     set_start_method("fork", force=True)
     torch.set_num_threads(1)
-    main(args)
+    with stacks_of(os.getpid()).open("w", encoding="utf-8") as file:
+        faulthandler.dump_traceback_later(PATIENCE - 10, file=file)
+        try:
+            main(args)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            stacks_of(os.getpid()).unlink(missing_ok=True)
+
+
+def stacks_of(process: int | None) -> Path:
+    """Return where a process says where it hangs."""
+    return Path(tempfile.gettempdir()) / f"stacks-{process}.txt"
 
 
 def run(args: Sequence[str], ranks: int = 1) -> int:
@@ -76,7 +90,7 @@ def run(args: Sequence[str], ranks: int = 1) -> int:
         processes = [_CONTEXT.Process(target=_main, args=(list(args), e)) for e in environments]
         for process in processes:
             process.start()
-    end = time.monotonic() + 300
+    end = time.monotonic() + PATIENCE
     codes: list[int | None] = [None]
     while None in codes and time.monotonic() < end:
         time.sleep(0.05)
@@ -87,7 +101,11 @@ def run(args: Sequence[str], ranks: int = 1) -> int:
     if None in codes:
         for process in processes:
             process.kill()
-        raise AssertionError(f"the run hangs: {codes}")
+        files = [stacks_of(process.pid) for process in processes]
+        told = "\n".join(file.read_text(encoding="utf-8") for file in files if file.exists())
+        raise AssertionError(f"the run hangs: {codes}\n{told}")
+    for process in processes:
+        stacks_of(process.pid).unlink(missing_ok=True)  # of those that were killed
     assert len(set(codes)) == 1, codes
     return int(codes[0])  # type: ignore[arg-type]
 
