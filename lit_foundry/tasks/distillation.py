@@ -11,30 +11,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_foundry import __version__, ranges
+from lit_foundry import ranges
 from lit_foundry.checkpoints.files import CheckpointError
 from lit_foundry.datamodule import Data, data_of
-from lit_foundry.nn import Backbone, LanguageHead, Network
+from lit_foundry.nn import LanguageHead
 from lit_foundry.nn.distillation import KD, DistillationLoss, Outputs, watched
 from lit_foundry.nn.image.augment import Augment
 from lit_foundry.nn.text.masking import IGNORED
 from lit_foundry.randomness import run_seed
 from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.step import Stage, Step
+from lit_foundry.tasks.teaching import Teaching
 from lit_foundry.training.progress import is_logged
-from lit_foundry.training.teaching.answers import Answers, folder_of
-from lit_foundry.training.teaching.inheritance import inherit_embeddings, inherit_layers
+from lit_foundry.training.teaching.answers import Answers, folder_of, framing
+from lit_foundry.training.teaching.inheritance import begin_as
 from lit_foundry.training.teaching.teacher import Places, Teacher, logits_of
 
 EXAMPLE = 2, 8  # texts and their tokens, on which losses are tried
-FRAMING = "truncation", "max_length", "size", "fit", "mode"  # arguments of data that shape samples
 
 
-class Distillation(Task):
+class Distillation(Teaching):
     """Trains a student on what its teachers say, and on labels.
 
     Its checkpoints are those of the student: a ``Classification`` (or what ``student`` names) that
@@ -81,7 +80,6 @@ class Distillation(Task):
         cache_dir: Path | None = None,
     ) -> None:
         ranges.check("model", {"labels": labels}, {"labels": (labels >= 0, "is at least 0")})
-        super().__init__(student.optim, student.finetune)
         given: Any = student
         whole = hasattr(given, "backbone") and hasattr(given, "head") and len(given.objectives) == 1
         if not whole or (isinstance(given.head, LanguageHead) and given.job != "fill-mask"):
@@ -100,7 +98,7 @@ class Distillation(Task):
             )
         if teacher == []:
             raise ValueError("model.teacher is empty: name a checkpoint, or an exported folder.")
-        self.student: Any = student
+        super().__init__(student)
         self.paths = [Path(t) for t in (teacher if isinstance(teacher, list) else [teacher])]
         chosen = [KD()] if losses is None else losses
         self.losses = nn.ModuleList(nn.ModuleList(copy.deepcopy(chosen)) for _ in self.paths)
@@ -112,27 +110,6 @@ class Distillation(Task):
         self._answers: list[Answers] = []
         self._parts: dict[str, Tensor] = {}
         self._some_unlabelled = self._is_prepared = False
-        # What the student is judged by, and what of it learns when, is its own.
-        self.scores, self._thaw = student.scores, student._thaw
-        self.job = student.job
-        student.takes_unlabelled = True
-        of_class = {"monitor": student.monitor, "mode": student.mode}
-        self.__dict__.update(of_class, predicts=student.predicts)
-        # A checkpoint holds the student: under its own names, and without the maps of losses.
-        self.register_state_dict_post_hook(_as_student)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_from_student)  # type: ignore[no-untyped-call]
-
-    takes_unlabelled = True
-
-    def __getattr__(self, name: str) -> Any:
-        """Be the student in whatever this class does not define."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            modules = self.__dict__.get("_modules", {})
-            if "student" not in modules:
-                raise
-            return getattr(modules["student"], name)
 
     def _check_losses(self, chosen: Sequence[DistillationLoss]) -> None:
         names = [type(loss).__name__ for loss in chosen]
@@ -163,42 +140,9 @@ class Distillation(Task):
     def _is_language(self) -> bool:
         return isinstance(self.student.head, LanguageHead)
 
-    @property
-    def served(self) -> Task:
-        """The student."""
-        student: Task = self.student
-        return student
-
-    @property
-    def backbones(self) -> dict[str, Backbone]:
-        """Those of the student, by their names there."""
-        found: dict[str, Backbone] = self.student.backbones
-        return found
-
-    @property
-    def inputs(self) -> dict[str, tuple[str, ...]]:
-        """Fields of a batch that the student reads."""
-        found: dict[str, tuple[str, ...]] = self.student.inputs
-        return found
-
-    def recipe(self) -> dict[str, Any]:
-        """Return that of the student, for its checkpoint."""
-        recipe: dict[str, Any] = self.student.recipe()
-        return recipe
-
-    def network(self, data: Data) -> Network:
-        """Return that of the student."""
-        network: Network = self.student.network(data)
-        return network
-
-    def from_loss(self, stage: Stage, loss: Tensor) -> dict[str, Tensor]:
-        """Return the student's scores."""
-        scores: dict[str, Tensor] = self.student.from_loss(stage, loss)
-        return scores
-
     def inherit_changes(self) -> None:
         """Change the student as what it begins with was, and give the losses their maps."""
-        self.student.inherit_changes()
+        super().inherit_changes()
         self._prepare(data_of(self.trainer))
 
     def teachers(self) -> list[Teacher]:
@@ -215,30 +159,21 @@ class Distillation(Task):
 
     def check_data(self, data: Data) -> None:
         """Check the data against the student, and the teachers against both."""
-        self.student.check_data(data)
+        super().check_data(data)
         for teacher in self.teachers():
             teacher.check(self.student, data)
 
     def setup(self, stage: str) -> None:
         """Set up the student; begin as the teacher, and try the losses on an example."""
-        self.student.setup(stage)
+        super().setup(stage)
         data = data_of(self.trainer)
         if data is not None:
             self.check_data(data)
             self._some_unlabelled = data.unlabelled
         if stage != "fit":
             return
-        first = self.teachers()[0].task
-        if (self.init_layers is not None or self.init_embeddings) and first is None:
-            raise ValueError(
-                f"model.teacher={self.paths[0]} tells its logits alone: model.init_layers and "
-                "model.init_embeddings need a checkpoint, or an export as safetensors."
-            )
-        if self.init_layers is not None:
-            inherit_layers(self.student.backbone, first.backbone, self.init_layers)
-            self.student.head.load_state_dict(first.head.state_dict())
-        if self.init_embeddings:
-            inherit_embeddings(self.student.backbone, first.backbone)
+        first = self.teachers()[0]
+        begin_as(self.student, first.task, first.path, self.init_layers, self.init_embeddings)
         self._prepare(data)
 
     @torch.no_grad()
@@ -286,7 +221,7 @@ class Distillation(Task):
         for teacher in self.teachers():
             teacher.place(self.trainer.strategy)
         data, self._answers = data_of(self.trainer), []
-        if self.cache == "none" or data is None or self._runs_anyway():
+        if self.cache == "none" or data is None or self.needs & {"hidden", "attention"}:
             return
         samples = data.load("train")
         if why := self._changes(samples):
@@ -297,25 +232,15 @@ class Distillation(Task):
             )
             return
         folder = folder_of(self.cache_dir) if self.cache == "file" else None
+        where = str(self.trainer.precision), self.device.type
         share = self.trainer.local_rank, max(1, self.trainer.num_devices)
         for teacher in self.teachers():
-            key = [teacher.fingerprint(), *self._key(data), *sorted(self.needs)]
+            key = [teacher.fingerprint(), *framing(data), *where, *sorted(self.needs)]
             answers = Answers(
                 samples, self._asked(teacher), key, folder, share, f"Asking {teacher.path.name}"
             )
             answers.to(self.device)
             self._answers.append(answers)
-
-    def _key(self, data: Data) -> list[str]:
-        """Return what answers depend on beside the teacher, as far as samples do not show it."""
-        args = data.recipe()["init_args"]
-        how = [f"{name}={args[name]}" for name in FRAMING if name in args]
-        versions = [torch.__version__, transformers.__version__, __version__]
-        content = str(data.fingerprint().get("train"))
-        return [content, *how, *versions, str(self.trainer.precision), self.device.type]
-
-    def _runs_anyway(self) -> bool:
-        return bool(self.needs & {"hidden", "attention"})
 
     def _changes(self, samples: Any) -> str | None:
         """Say why the student does not see the same of a sample in each epoch, if so."""
@@ -340,11 +265,6 @@ class Distillation(Task):
             return Outputs(found.logits, pooled=found.pooled if self.needs else None)
 
         return answer
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Let the student know the moment."""
-        super().on_train_batch_start(batch, batch_idx)
-        self.student.moment = self.moment
 
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Score a batch as the student does; in training, add what the teachers say."""
@@ -407,18 +327,6 @@ class Distillation(Task):
         if is_logged(self.trainer):
             self.log_dict({f"train/{name}_loss": value for name, value in self._parts.items()})
 
-    def updated(self) -> None:
-        """Let the student follow its weights."""
-        self.student.updated()
-
-    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> Any:
-        """Predict as the student does."""
-        return self.student.predict_step(batch, batch_idx)
-
-    def forward(self, batch: Mapping[str, Any]) -> Any:
-        """Return what the student makes of a batch."""
-        return self.student(batch)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the maps of losses, from which a run goes on, and which teachers there were."""
         super().on_save_checkpoint(checkpoint)
@@ -433,6 +341,8 @@ class Distillation(Task):
             CheckpointError: If there were others.
         """
         super().on_load_checkpoint(checkpoint)
+        if not (self._trainer and self.trainer.training):
+            return
         ours = checkpoint.get("lit_foundry", {})
         maps, mine = ours.get("maps", {}), self.losses.state_dict()
         if {k: v.shape for k, v in maps.items()} != {k: v.shape for k, v in mine.items()}:
@@ -443,19 +353,3 @@ class Distillation(Task):
         if ours.get("teachers") != [teacher.fingerprint() for teacher in self.teachers()]:
             warnings.warn("model.teacher is another than the run began with.", stacklevel=2)
         self.losses.load_state_dict(maps)
-
-
-def _as_student(task: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    """Give the tensors of a student the names that they have in a task of its own."""
-    for name in [n for n in state if n.startswith(f"{prefix}student.")]:
-        state[prefix + name.removeprefix(f"{prefix}student.")] = state.pop(name)
-    for name in [n for n in state if n.startswith(f"{prefix}losses.")]:
-        del state[name]
-
-
-def _from_student(task: Any, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
-    """Undo that, before tensors are loaded."""
-    for name in [n for n in state if n.startswith(prefix)]:
-        state[f"{prefix}student.{name.removeprefix(prefix)}"] = state.pop(name)
-    for name, tensor in task.losses.state_dict().items():
-        state[f"{prefix}losses.{name}"] = tensor

@@ -19,6 +19,7 @@ from lit_foundry import (
     Classification,
     Distillation,
     Regression,
+    ResNet9,
     TextDecoder,
     TextEncoder,
     load,
@@ -652,3 +653,10 @@ def test_two_ranks_ask_together_and_learn_as_one(home: Path, tmp_path: Path) -> 
         torch.testing.assert_close(tensor, found[1][key], rtol=1e-2, atol=1e-4)
     tables = [next((tmp_path / name / "teachers").glob("*/answers.f32")) for name in ("one", "two")]
     assert tables[0].read_bytes() == tables[1].read_bytes()
+
+
+def test_operations_are_counted_anew_after_pruning(tmp_path: Path) -> None:
+    student: Any = Classification(ResNet9(width=4, mean=[0.3], std=[0.4], in_channels=1), 3)
+    student._forward_flops = {8: 1}
+    Distillation(student, tmp_path / "teacher.ckpt").resized()
+    assert student._forward_flops == {}

@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lit_foundry import __version__
 from lit_foundry.atomic import naming, replacing
+from lit_foundry.datamodule import Data
 from lit_foundry.nn.distillation import Outputs
 from lit_foundry.sources import cache_root
 
 TOKENS, ROWS = 8192, 64  # at most in a batch
 PROBES = 64  # samples that stand for how data are turned into batches
 PATIENCE = 60  # seconds without an answer from other processes
+FRAMING = "truncation", "max_length", "size", "fit", "mode"  # arguments of data that shape samples
 ON_DEVICE = 2**28  # bytes of a table that lies where the student learns
 
 Answer = Callable[[Any], Outputs]  # of a batch as the data yield it
@@ -146,6 +150,14 @@ def _opened(folder: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
                 partial.write_bytes(np.full(shape, np.nan, np.float32).tobytes())
     with naming(path):
         return np.memmap(path, np.float32, "r+", shape=shape)
+
+
+def framing(data: Data) -> list[str]:
+    """Return what answers depend on of data and versions, as far as samples do not show it."""
+    args = data.recipe()["init_args"]
+    how = [f"{name}={args[name]}" for name in FRAMING if name in args]
+    versions = torch.__version__, transformers.__version__, __version__
+    return [str(data.fingerprint().get("train")), *how, *map(str, versions)]
 
 
 def folder_of(place: Path | None) -> Path:

@@ -1,12 +1,41 @@
 """What a student begins with of its teacher's weights."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_foundry.checkpoints.files import CheckpointError, load_strictly
 from lit_foundry.nn import Backbone
+
+
+def begin_as(
+    student: Any, teacher: Any, path: Path, layers: Sequence[int] | None, embeddings: bool
+) -> None:
+    """Let a task begin as its teacher, with some of its layers or the gist of its embeddings.
+
+    Args:
+        student: Task with a backbone and a head.
+        teacher: Likewise; None of one that tells its logits alone.
+        path: Where the teacher lies, for messages.
+        layers: As :func:`inherit_layers` has it; the head comes along. None takes none.
+        embeddings: Whether to begin with :func:`inherit_embeddings`.
+
+    Raises:
+        CheckpointError: If the teacher has no layers, or they do not fit.
+    """
+    if teacher is None and (layers is not None or embeddings):
+        raise CheckpointError(
+            f"model.teacher={path} tells its logits alone: model.init_layers and "
+            "model.init_embeddings need a checkpoint, or an export as safetensors."
+        )
+    if layers is not None:
+        inherit_layers(student.backbone, teacher.backbone, layers)
+        load_strictly(student.head, teacher.head.state_dict(), "model.init_layers, the head")
+    if embeddings:
+        inherit_embeddings(student.backbone, teacher.backbone)
 
 
 def inherit_layers(student: Backbone, teacher: Backbone, layers: Sequence[int]) -> None:
