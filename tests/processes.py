@@ -25,6 +25,7 @@ _CONTEXT.set_forkserver_preload(
         "transformers.models.bert.modeling_bert",
     ]
 )
+RUN_OF_PARENT = ("LIT_FOUNDRY_RESUMED", "LIT_FOUNDRY_RUN")
 PATIENCE = 300  # seconds until a run is said to hang
 _LOCK = Lock()  # starting a process reads the exit codes of others: never two threads at once
 
@@ -51,6 +52,8 @@ class OrderLog(Callback):
 def _main(args: list[str], environment: Mapping[str, str]) -> None:
     import torch
 
+    for name in RUN_OF_PARENT:  # what an earlier run in the process that starts this one left
+        os.environ.pop(name, None)
     os.environ.update(environment)
 
     from lit_foundry.cli.main import main
