@@ -15,6 +15,7 @@ from lit_foundry import usage
 # Commands that are no Trainer method, by module.
 OWN: dict[str, str] = {
     "benchmark": "lit_foundry.compress.benchmark",
+    "compress": "lit_foundry.cli.compress_command",
     "evaluate": "lit_foundry.compress.evaluation",
     "export": "lit_foundry.export.command",
     "list": "lit_foundry.cli.listing",

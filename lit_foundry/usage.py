@@ -20,6 +20,7 @@ usage: python -m lit_foundry COMMAND [--config FILE ...] [--KEY VALUE ...]
   export    write a checkpoint for transformers, ONNX or torch.export: --ckpt_path FILE --format hf
   evaluate  compare checkpoints and exports on the samples of a split: PATH ...
   benchmark size, operations, memory and latency of checkpoints and exports: PATH ...
+  compress  make a network smaller in stages, and measure each of them: --config FILE
   report    show runs side by side on one page: RUN ...
   tokenizer train a tokenizer on a corpus: --input FILES --output FOLDER
   list      tasks, data modules, backbones and shipped configs
@@ -175,6 +176,40 @@ state_dict. Multiply-adds, of one sample, are counted where torch runs the netwo
 Memory is the growth of a process of its own that has imported torch, transformers and onnxruntime,
 loads the artifact and runs a batch of the largest size. torch and onnxruntime use the same number
 of threads, which OMP_NUM_THREADS sets.
+""",
+    "compress": """\
+Make a trained network smaller in stages, and measure what each of them costs and gains.
+
+usage: python -m lit_foundry compress --config FILE [--start PATH] [--experiment NAME]
+                                      [--data.KEY VALUE ...] [--import MODULES]
+
+  --config FILE      the stages, as in configs/compress_imdb.yaml
+  --start PATH       checkpoint, or exported folder, that it begins with; wins over the config
+  --experiment NAME  folder below runs/; the name of the config if left out
+  --data.root        where the data lie now (IMDb), for fits and measurements; any other argument
+                     of the data module too
+  --import MODULES   modules of your own that classes lie in
+
+A stage is a fit of any config, or an export:
+
+  start: runs/minilm_imdb/1/checkpoints/best.ckpt
+  limits: {lost: 0.03}              # of the start's score, in every stage
+  stages:
+    distil:
+      fit: distil_imdb.yaml         # beside this file
+      set:                          # keys of the fit; ${NAME} is what a stage, or the start, made
+        model.teacher: ${start}
+    int8:
+      export: onnx                  # of the last checkpoint
+      quantize: int8-dynamic
+      limits: {size: 0.04}          # of the start's bytes; lost, stage_lost, agreement, latency
+
+Of each stage it measures what evaluate and benchmark do, beside the start and the stage before,
+prints tables, and writes a page with a Pareto plot: runs/NAME/report/index.html. A stage that
+breaks a limit ends it, with what was measured. The same command goes on where it was stopped, even
+by SIGKILL; what was made with other settings than now is set aside, and made anew. Also: split
+(test or val), data, batch, size, repeats (of benchmark), within (0.01: the smallest network is
+looked for so far below the start's score).
 """,
     "report": """\
 Show one run, or several side by side, on a page that stands alone: settings, curves, confusion

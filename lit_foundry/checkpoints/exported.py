@@ -3,9 +3,11 @@
 Shapes: B batch, T tokens, C outputs.
 """
 
+import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -15,7 +17,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lit_foundry.checkpoints.files import MANIFEST, CheckpointError, build, rebuild_data
+from lit_foundry.checkpoints.files import MANIFEST, CheckpointError, build, digest, rebuild_data
 from lit_foundry.checkpoints.torch_program import load_program
 from lit_foundry.nn import restoring
 from lit_foundry.nn.image.augment import centre
@@ -23,6 +25,7 @@ from lit_foundry.sources import TOKENIZER_FILES, without_its_code
 
 Logits = Callable[[Mapping[str, Tensor]], Tensor]  # fields of a batch to (B, C), or (B, T, C)
 Manifest = dict[str, Any]
+FILES = {".ckpt", ".safetensors", ".onnx", ".data", ".pt2", ".bin", ".json"}  # of networks
 SAID = {"format": str, "inputs": list, "data": dict, "data_state": dict}  # in each manifest
 
 
@@ -41,6 +44,19 @@ def open_export(folder: Path, device: str | torch.device = "cpu") -> tuple[Manif
     """
     manifest = read_manifest(folder)
     return manifest, exported_logits(folder, manifest["format"], manifest["inputs"], device)
+
+
+def fingerprint(path: Path) -> str:
+    """Return a hash of a checkpoint, or of the files in a folder that hold a network."""
+    return _fingerprint(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _fingerprint(path: Path, changed: int) -> str:
+    if path.is_file():
+        return digest(path)
+    files = sorted(file for file in path.iterdir() if file.suffix in FILES)
+    return hashlib.sha256("".join(map(digest, files)).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -44,7 +44,7 @@ from lit_foundry.data import DataModule
 from lit_foundry.nn import Backbone, restoring
 from lit_foundry.nn.changes import checked, inherit
 from lit_foundry.recipe import installed_modules_only
-from lit_foundry.runs.folder import Resume, RunFolder
+from lit_foundry.runs.folder import ROOT, Resume, RunFolder
 from lit_foundry.signals import HANDLER, Stopped
 from lit_foundry.tasks import Task
 from lit_foundry.training.agreement import check_tokenizer, check_unlabelled
@@ -276,7 +276,7 @@ class FoundryCLI(LightningCLI):
             )
         self.run = RunFolder.start(
             self.experiment,
-            root=limits.default_root_dir or "runs",
+            root=limits.default_root_dir or ROOT,
             resume=config.resume,
             every_n_steps=config.save_every_n_steps,
         )

@@ -38,11 +38,13 @@ class Latency:
         median_ms: Median over the rounds, in milliseconds.
         p95_ms: 95th percentile.
         ratio: To the first artifact: median of the ratios in each round.
+        ratio_before: To the artifact before, likewise.
     """
 
     median_ms: float
     p95_ms: float
     ratio: float
+    ratio_before: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def main(args: list[str]) -> None:
         if number is not None and number < 1:
             raise UsageError(f"--{key} must be at least 1, got {number}.")
     found = benchmark(given.paths, given.batch, given.size, given.repeats, changes, given.modules)
-    show([row for each in found for row in _rows(each)], [*_notes(found, given), machine()])
+    show([row for each in found for row in rows_of(each)], [*_notes(found, given), machine()])
     options = {"batch": given.batch, "size": given.size, "repeats": given.repeats}
     write(given.output, {**options, "artifacts": [asdict(each) for each in found]})
 
@@ -99,6 +101,7 @@ def benchmark(
     repeats: int = REPEATS,
     changes: Mapping[str, Any] | None = None,
     modules: Sequence[str] = (),
+    beside: Sequence[Path] = (),
 ) -> list[Measured]:
     """Measure artifacts; their latencies in turn, so that a busy machine slows all alike.
 
@@ -109,12 +112,13 @@ def benchmark(
         repeats: Rounds of each batch size.
         changes: Arguments of the data that are set otherwise, such as ``root``.
         modules: Those that classes of one's own lie in.
+        beside: Artifacts that take their turns before these, and are not returned.
 
     Raises:
         UsageError: If an artifact takes fewer tokens.
         CheckpointError: If there is no such artifact.
     """
-    artifacts = [open_artifact(path) for path in paths]
+    artifacts = [open_artifact(path) for path in (*beside, *paths)]
     for each in artifacts:
         if each.format == CHECKPOINT and each.predicts is None:
             raise UsageError(
@@ -130,10 +134,11 @@ def benchmark(
         runs = [_call(a, batch) for a, (batch, _) in zip(artifacts, fields, strict=True)]
         times[rows] = _in_turn(runs, repeats, f"Batches of {rows}")
     measured = []
-    for number, artifact in enumerate(artifacts):
+    for number, artifact in enumerate(artifacts[len(beside) :], len(beside)):
         parameters, size_of, files = weights(artifact.path)
         batch, source = inputs[max(batches)][number]
-        latency = {rows: _latency(all_[number], all_[0]) for rows, all_ in times.items()}
+        before = max(number - 1, 0)
+        latency = {rows: _latency(t[number], t[0], t[before]) for rows, t in times.items()}
         measured.append(
             Measured(
                 path=str(artifact.path),
@@ -224,10 +229,11 @@ def _in_turn(runs: Sequence[Callable[[], object]], repeats: int, title: str) -> 
     return times
 
 
-def _latency(times: Sequence[float], first: Sequence[float]) -> Latency:
+def _latency(times: Sequence[float], *others: Sequence[float]) -> Latency:
     seconds = np.array(times)
     median, p95 = np.percentile(seconds, [50, 95]) * 1000
-    return Latency(float(median), float(p95), float(np.median(seconds / np.array(first))))
+    ratios = (float(np.median(seconds / np.array(other))) for other in others)
+    return Latency(float(median), float(p95), *ratios)
 
 
 @torch.no_grad()
@@ -240,7 +246,7 @@ def _multiply_adds(artifact: Artifact, sample: Mapping[str, Tensor]) -> int | No
     return int(counter.get_total_flops()) // 2
 
 
-def _rows(each: Measured) -> Iterable[dict[str, str]]:
+def rows_of(each: Measured) -> Iterable[dict[str, str]]:
     """Yield a line of the table for each batch size, with what all share in the first."""
     row = {
         "artifact": each.path,

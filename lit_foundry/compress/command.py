@@ -32,6 +32,22 @@ def parsed(parser: Parser, args: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     parser.add_argument("paths", nargs="+", metavar="PATH", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--import", dest="modules", nargs="+", default=[])
+    changes, own = changes_of(args)
+    given = parser.parse_args(own)
+    import_named(given.modules)
+    if given.output:
+        if given.output.is_dir() or given.output.suffix != ".json":
+            raise UsageError(f"--output {given.output}: name a file that ends in .json.")
+        check_output(given.output, given.paths)
+    return given, changes
+
+
+def changes_of(args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Part ``--data.KEY VALUE`` from the other words of a command.
+
+    Raises:
+        UsageError: If there is a key without a value.
+    """
     changes: dict[str, Any] = {}
     own: list[str] = []
     for key, value in flags(args):
@@ -45,13 +61,7 @@ def parsed(parser: Parser, args: Sequence[str]) -> tuple[Any, dict[str, Any]]:
                 changes[name] = value
         else:
             own += [word for word in (key, value) if word]
-    given = parser.parse_args(own)
-    import_named(given.modules)
-    if given.output:
-        if given.output.is_dir() or given.output.suffix != ".json":
-            raise UsageError(f"--output {given.output}: name a file that ends in .json.")
-        check_output(given.output, given.paths)
-    return given, changes
+    return changes, own
 
 
 def show(rows: Sequence[Mapping[str, str]], notes: Sequence[str]) -> None:

@@ -92,7 +92,7 @@ def main(args: list[str]) -> None:
     for each, beside in pairs[1:]:
         if beside is None:
             notes.append(f"{each.path} was scored on other samples than the first: not compared.")
-    show([_row(*pair) for pair in pairs], [*notes, machine()])
+    show([row_of(*pair) for pair in pairs], [*notes, machine()])
     artifacts = [e.told() | {"versus_first": beside and asdict(beside)} for e, beside in pairs]
     write(given.output, {"split": given.split, "artifacts": artifacts})
 
@@ -207,7 +207,8 @@ def _scores(predictions: Predictions) -> dict[str, float]:
     return scores | {"log_loss": loss}
 
 
-def _row(each: Evaluation, beside: Comparison | None) -> dict[str, str]:
+def row_of(each: Evaluation, beside: Comparison | None) -> dict[str, str]:
+    """Return the row of a table: what an artifact scores, alone and beside the first."""
     row = {"artifact": each.path, "format": each.format, "samples": f"{each.samples:,}"}
     for name, score in each.scores.items():
         row[name.replace("_", " ")] = f"{score:.4f}"

@@ -91,15 +91,12 @@ def export(
             is another folder than an export.
         ValueError: If the format does not know such a network.
     """
-    if quantization and format != "onnx":
-        raise CheckpointError(f"--quantize {quantization} is for --format onnx, and not {format}.")
+    check_backend(format, quantization)
     name = f"{format}-{quantization}" if quantization else format
     output = output or RunFolder.of(ckpt_path).path / "export" / name
     if output.exists() and not (output / MANIFEST).is_file():
         raise CheckpointError(f"--output {output} exists and is no export: name another folder.")
     check_output(output, [ckpt_path])
-    if format == "onnx" and not (find_spec("onnxscript") and find_spec("onnxruntime")):
-        raise ModuleNotFoundError("--format onnx: pip install 'lit-foundry[onnx]'.")
     task: Any = load_task(ckpt_path)
     task.merge()
     data: Any = load_data(ckpt_path)
@@ -151,6 +148,19 @@ def export(
             manifest["agreement"] = compare_classes(network, partial, quantization, samples)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return output
+
+
+def check_backend(format: str, quantization: str | None = None) -> None:
+    """Check that networks can be written so here.
+
+    Raises:
+        CheckpointError: If the format takes no such quantization.
+        ModuleNotFoundError: If a package is missing.
+    """
+    if quantization and format != "onnx":
+        raise CheckpointError(f"--quantize {quantization} is for --format onnx, and not {format}.")
+    if format == "onnx" and not (find_spec("onnxscript") and find_spec("onnxruntime")):
+        raise ModuleNotFoundError("--format onnx: pip install 'lit-foundry[onnx]'.")
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from lit_foundry.runs.past import Run
 from lit_foundry.runs.predictions import Kind, Predictions
 
@@ -121,6 +123,18 @@ class Section:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("_")
+
+
+def page(template: str, **values: Any) -> str:
+    """Return a page, from a template of this folder."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
 
 
 def embed(image: Path) -> str:

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from lit_foundry.atomic import move, naming, workspace
 from lit_foundry.recipe import import_named
 from lit_foundry.report import plots
-from lit_foundry.report.blocks import embed
+from lit_foundry.report.blocks import embed, page
 from lit_foundry.report.sections import blocks
 from lit_foundry.report.tables import evaluated, facts, missing, settings
 from lit_foundry.runs.past import SPLITS, Run, named, run_folder
@@ -51,8 +49,8 @@ def write(folders: Sequence[Path], output: Path, batch: bool = False) -> Path:
         raise ValueError(f"--output {output} holds records of the run: name another folder.")
     with naming(output / "index.html"), workspace(output) as place:
         images = place / "images"
-        page = render(named(folders), images, batch)
-        (place / "index.html").write_text(page, encoding="utf-8")
+        text = render(named(folders), images, batch)
+        (place / "index.html").write_text(text, encoding="utf-8")
         for path in (*images.glob("*"), place / "index.html"):
             move(path, output / path.name)
     return output / "index.html"
@@ -60,16 +58,10 @@ def write(folders: Sequence[Path], output: Path, batch: bool = False) -> Path:
 
 def render(runs: Sequence[Run], images: Path, batch: bool = False) -> str:
     """Draw the images into a folder and return the page that embeds them."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     curves = images / "curves.png"
     has_curves = plots.plot_curves({run.name: run.path / "metrics.csv" for run in runs}, curves)
-    return environment.get_template("report.html").render(
+    return page(
+        "report.html",
         runs=runs,
         facts=facts(runs),
         missing=[line for run in runs for line in missing(run)],

@@ -21,6 +21,7 @@ from lit_foundry.runs.metrics_csv import MetricsCSV
 from lit_foundry.runs.tensorboard_logger import TensorBoard
 
 Resume = Literal["auto", "required", "never"]
+ROOT = "runs"  # of all experiments, in the working folder
 PACKAGES = ("lit-foundry", "torch", "lightning", "transformers", "tokenizers", "torchmetrics")
 
 
@@ -52,7 +53,7 @@ class RunFolder:
     def start(
         cls,
         experiment: str,
-        root: str | Path = "runs",
+        root: str | Path = ROOT,
         resume: Resume = "never",
         **cadence: Any,
     ) -> "RunFolder":

@@ -144,8 +144,8 @@ def test_taggers_and_language_models_are_measured(tmp_path: Path) -> None:
 
 
 def test_ratio_is_the_median_of_rounds() -> None:
-    found = benchmarking._latency([1.0, 2.0, 9.0], [2.0, 2.0, 3.0])
-    assert found == Latency(2000, pytest.approx(8300), 1)
+    found = benchmarking._latency([1.0, 2.0, 9.0], [2.0, 2.0, 3.0], [4.0, 4.0, 6.0])
+    assert found == Latency(2000, pytest.approx(8300), 1, 0.5)
 
 
 def test_turns_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,21 +3,24 @@
 Shapes: B batch, N predictions, C classes.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_foundry.checkpoints.exported import Logits, exported_logits, exported_task, read_manifest
+from lit_foundry.checkpoints.exported import (
+    Logits,
+    exported_logits,
+    exported_task,
+    fingerprint,
+    read_manifest,
+)
 from lit_foundry.checkpoints.files import (
     MANIFEST,
     CheckpointError,
-    digest,
     load_task,
     read_checkpoint,
     recipe_of,
@@ -31,7 +34,6 @@ from lit_foundry.training.agreement import check_facts, check_tokenizer
 KEY = "model.teacher"
 Places = Callable[[Tensor], Tensor] | None  # from (B, T, ...) to the (N, ...) that are predicted
 SIZES = "vocab_size", "max_length", "in_channels", "image_size"  # facts that it must agree with
-WEIGHTS = {".ckpt", ".safetensors", ".onnx", ".data", ".pt2", ".bin", ".json"}
 
 
 class Teacher:
@@ -169,15 +171,7 @@ class Teacher:
 
     def fingerprint(self) -> str:
         """Return a hash of its files."""
-        return _fingerprint(self.path, self.path.stat().st_mtime_ns)
-
-
-@cache
-def _fingerprint(path: Path, changed: int) -> str:
-    if path.is_file():
-        return digest(path)
-    files = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS)
-    return hashlib.sha256("".join(map(digest, files)).encode()).hexdigest()
+        return fingerprint(self.path)
 
 
 def logits_of(task: Any, features: Features, places: Places, output: Any = None) -> Tensor:
