@@ -197,16 +197,18 @@ def _texts(value: Any) -> Iterator[str]:
 def _begin(folder: Path, settings: Mapping[str, Any], key: str) -> None:
     """Make the folder of a stage; what was made with other settings is set aside."""
     told = _read(folder / SETTINGS)
-    if folder.exists() and told.get("key") != key:
+    if told.get("key") == key:
+        return
+    if folder.exists() and any(folder.iterdir()):
         number = 1
         while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
             number += 1
         folder.rename(aside)
-        if told:
-            print(f"Settings, or what they begin with, are others than before: that is {aside}.")
-    if not folder.exists():
-        folder.mkdir()
-        _write(folder / SETTINGS, {"key": key, **settings})
+        print(f"Settings, or what they begin with, are others than before: that is {aside}.")
+    folder.mkdir(exist_ok=True)
+    with replacing(folder / SETTINGS) as partial:
+        text = json.dumps({"key": key, **settings}, indent=2)
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def _make(pipeline: Pipeline, stage: Stage, made: Mapping[str, Path]) -> Path:
@@ -255,8 +257,8 @@ def _measured(pipeline: Pipeline, name: str, path: Path, before: Sequence[Result
     """Measure what a stage made, or read what was measured of it in the same way."""
     folder = pipeline.folder / name
     rows, size, repeats = [*pipeline.batch], pipeline.size, pipeline.repeats
-    how: dict[str, Any] = {"split": pipeline.split, "data": dict(pipeline.data)}
-    how |= {"batch": rows, "size": size, "repeats": repeats}
+    how: dict[str, Any] = {"batch": rows, "size": size, "repeats": repeats}
+    how |= {"path": str(path), "split": pipeline.split, "data": dict(pipeline.data)}
     if (found := Result.read(folder, how)) is not None:
         print(f"{path} was measured before.")
         return found
@@ -283,8 +285,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
