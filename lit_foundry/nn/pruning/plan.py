@@ -46,8 +46,10 @@ class Plan:
     ) -> None:
         self.backbone, self.batch = backbone, batch
         self.least, self.multiple_of = least, multiple_of
-        self.groups = groups(backbone, batch, kinds)
-        self.original = original or {group.name: group.count for group in self.groups}
+        found = groups(backbone, batch, kinds)
+        self.original = original or {group.name: group.count for group in found}
+        # The width of the last head left may seem neurons; a run that goes on has not known these.
+        self.groups = [group for group in found if group.name in self.original]
 
     def cost(self, of: Cost, keep: Keep | None = None) -> float:
         """Return what the network costs, or would with some units alone."""
