@@ -11,7 +11,15 @@ import lit_foundry
 from lit_foundry.checkpoints.files import load_task
 from lit_foundry.cli.main import main
 from lit_foundry.export import command as exporting
-from tests.conftest import digits_config, reviews, tiny_config, write_config, write_csv
+from lit_foundry.nn.text.generation import generate
+from tests.conftest import (
+    corpus_config,
+    digits_config,
+    reviews,
+    tiny_config,
+    write_config,
+    write_csv,
+)
 
 TEXTS = ["a bright story with great actors", "dull", "the city at night"]
 WORDS = ["--trainer.max_steps=6", "--trainer.val_check_interval=3"]
@@ -122,3 +130,25 @@ def test_a_pruned_image_classifier_is_exported(tmp_path: Path) -> None:
     checkpoint = best(fit(tmp_path, config, "Pruning", "--trainer.val_check_interval=9", **options))
     for format in ("safetensors", "torch", "onnx"):
         exported(checkpoint, format)
+
+
+def test_a_pruned_language_model_writes_on(tmp_path: Path) -> None:
+    config = corpus_config(tmp_path, "CausalLM")
+    llama = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+    llama |= {"model_type": "llama", "intermediate_size": 64, "max_position_embeddings": 64}
+    config["model"]["init_args"]["backbone"]["init_args"]["config"] = llama
+    config["model"]["init_args"]["generation"] = {"max_tokens": 8, "temperature": 0.0}
+    cli = fit(tmp_path, config, "Pruning", **PRUNING)  # and has written at each validation
+    task: Any = load_task(best(cli))
+    assert {c["module"].split(".")[-2] for c in task.recipe()["changes"]} == {"self_attn", "mlp"}
+    ids = torch.randint(5, 200, (1, 8), generator=torch.Generator().manual_seed(0))
+    [more] = generate(task._built(), ids, ids > 0, task.generation, 64, 0, 1, None)
+    task.eval()
+    with torch.no_grad():
+        for _ in more:
+            last = task.backbone(ids, ids > 0).tokens[:, -1]
+            logits = task.head(last, task.head.decoder_weight(task.backbone))
+            ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), 1)
+    assert ids[0, 8:].tolist() == more.tolist()
+    with pytest.raises(ValueError, match=r"No config of transformers describes this llama"):
+        exporting.export(best(cli), "hf")
