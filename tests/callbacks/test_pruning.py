@@ -121,6 +121,12 @@ def test_no_larger_network_is_the_best(tmp_path: Path) -> None:
     assert {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in state(task).items()}
 
 
+def test_the_last_step_of_a_short_run_is_the_last_chance(tmp_path: Path) -> None:
+    _, copies, folder = fit(tmp_path, "bert", Pruning(0.7, begin=0.99, multiple_of=1))
+    assert copies.sizes[-1] < copies.sizes[-2] == copies.sizes[0]
+    assert sum(p.numel() for p in load_task(folder / "best.ckpt").parameters()) == copies.sizes[-1]
+
+
 def test_averages_are_pruned_along(tmp_path: Path) -> None:
     average = EMA(decay=0.5)
     prune = Pruning(0.7, begin=0.5, multiple_of=1)
@@ -176,6 +182,16 @@ def test_latency_becomes_a_share_of_multiply_adds(tmp_path: Path, monkeypatch: A
         ({"target": 0.1}, {}, r"Pruning.target=0.1 of macs is out of reach: 0\.\d+ stays"),
         ({"parts": ["channels"]}, {}, "a TextEncoder has none of channels that learn"),
         ({}, {"finetune": Finetune(freeze="all")}, "none of channels, neurons, heads"),
+        (
+            {"score": "taylor", "begin": 0.5},
+            {"finetune": Finetune(head_first=0.5)},
+            r"taylor needs gradients of all blocks before the first round, after 0\.5 of the run",
+        ),
+        (
+            {"score": "movement", "begin": 0.2, "end": 0.6, "rounds": 3},
+            {"finetune": Finetune(unfreeze=0.2)},
+            r"after 0\.33 of the run: .* or model\.finetune\.unfreeze lower",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(
