@@ -252,6 +252,12 @@ def test_low_rank_reloads_and_resumes_with_the_same_bits(options: Any, tmp_path:
         assert_same(got[part], want[part], part)
 
 
+def test_each_run_of_a_callback_has_low_rank(tmp_path: Path) -> None:
+    low: Any = LowRank(energy=0.6)
+    sizes = [fit(tmp_path, "bert", low)[1].sizes[0] for _ in range(2)]
+    assert sizes[0] == sizes[1] < sum(p.numel() for p in classifier("bert").parameters())
+
+
 def test_what_is_in_the_way_is_told_in_a_line(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     low: Any = LowRank(share=0.5)
