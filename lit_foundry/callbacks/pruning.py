@@ -208,10 +208,6 @@ class Pruning(Callback):
             self._prune(trainer, pl_module)
 
     def _prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.score != "magnitude" and not self._scores:
-            raise ValueError(
-                f"Pruning.score={self.score} has seen no gradients yet: set Pruning.begin higher."
-            )
         [optimizer] = trainer.optimizers
         task, copies = shrunk_task(trainer, pl_module, "Pruning")
         left = (1 - self._done / self.rounds) ** 3
@@ -239,7 +235,11 @@ class Pruning(Callback):
         group = plan.groups[number]
         if self.score == "magnitude":
             return magnitudes(plan.backbone, group)
-        return self._scores[f"{name}.{group.name}"]
+        if (scores := self._scores.get(f"{name}.{group.name}")) is None:
+            raise ValueError(
+                f"Pruning.score={self.score} has seen no gradients yet: set Pruning.begin higher."
+            )
+        return scores
 
     def _follow(self, name: str, plan: Plan, keep: Keep) -> None:
         """Go on with what is left; of a single unit, as with a resume, that is nothing."""

@@ -219,7 +219,19 @@ def test_values_outside_of_their_range(options: Any, why: str) -> None:
 def test_scores_need_gradients() -> None:
     prune: Any = Pruning(0.5, score="taylor", begin=0.1)
     with pytest.raises(ValueError, match="has seen no gradients yet"):
-        prune._prune(None, None)
+        prune._score("backbone", SimpleNamespace(groups=[SimpleNamespace(name="a")]), 0)
+
+
+@pytest.mark.parametrize("score", ["magnitude", "taylor"])
+def test_rounds_after_the_last_unit_that_can_go(score: Any, tmp_path: Path) -> None:
+    options = {"score": score, "parts": ["heads"], "least": 0.0}
+    prune = Pruning(0.75, **SHRUNK | options)  # type: ignore[arg-type]
+    task, copies, _ = fit(tmp_path, "bert", prune)
+    assert prune._plans["backbone"].groups == []
+    start = copies.folder.parent / "recovery-6.ckpt"
+    again = Pruning(0.75, **SHRUNK | options)  # type: ignore[arg-type]
+    resumed, _, _ = fit(tmp_path, "bert", again, resume=start)
+    assert_same(state(resumed), state(task))
 
 
 def test_a_run_that_ends_before_the_target_says_so(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class Plan:
             comparable(each, weight, score, by_layer)
             for each, weight in zip(scores, parameters, strict=True)
         ]
-        thresholds = [float("-inf"), *sorted({*torch.cat(values).tolist()})]
+        thresholds = [float("-inf"), *sorted({each for group in values for each in group.tolist()})]
         fits: Callable[[int], bool] = lambda at: (  # noqa: E731
             self.cost(of, self.above(values, thresholds[at])) <= most
         )
