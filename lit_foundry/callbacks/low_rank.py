@@ -42,8 +42,8 @@ class LowRank(Callback):
             "LowRank", shares, {k: (v is None or 0 < v < 1, rule) for k, v in shares.items()}
         )
         self.energy, self.share = energy, share
-        self.targets = None if targets is None else tuple(targets)
-        self._done = False
+        self.targets = tuple(targets) if targets else None
+        self._done = self._restored = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return whether the layers were replaced."""
@@ -51,7 +51,7 @@ class LowRank(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Leave a network as it is whose layers were."""
-        self._done = bool(state_dict["done"])
+        self._restored = bool(state_dict["done"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the layers, and have the optimizer know.
@@ -59,6 +59,7 @@ class LowRank(Callback):
         Raises:
             ValueError: If none can be, or if something else of the run is in the way.
         """
+        self._done, self._restored = self._restored, False
         if self._done:
             return
         task, copies = shrunk_task(trainer, pl_module, "LowRank")
@@ -72,9 +73,7 @@ class LowRank(Callback):
             batch = example(backbone, trainer, task.device, 1)
             before: dict[str, float] = {of: cost(backbone.eval(), batch, of) for of in MEASURES}
             ranks = {}
-            for layer_name, layer in layers(backbone, batch).items():
-                if self.targets and not layer_name.endswith(self.targets):
-                    continue
+            for layer_name, layer in layers(backbone, batch, self.targets).items():
                 first, second = factors(layer.weight, self.energy, self.share)
                 if first.numel() + second.numel() >= layer.weight.numel():
                     continue

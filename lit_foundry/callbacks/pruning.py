@@ -20,6 +20,7 @@ from lit_foundry.nn.pruning.groups import indices, remove, shrunk
 from lit_foundry.nn.pruning.plan import Keep, Plan
 from lit_foundry.nn.pruning.scores import Score, gate_gradients, magnitudes
 from lit_foundry.nn.pruning.units import Kind
+from lit_foundry.training.finetune import ROUNDING
 from lit_foundry.training.progress import progress
 
 
@@ -123,6 +124,7 @@ class Pruning(Callback):
             self._before, self._shares, self._scores = {}, {}, {}
         task, _ = shrunk_task(trainer, pl_module, "Pruning")
         self._check_compared(getattr(pl_module, "needs", ()))
+        self._check_learning(trainer, task)
         self._plans = {}
         for name, backbone in each_backbone(task).items():
             few, one = (example(backbone, trainer, task.device, rows) for rows in (2, 1))
@@ -146,6 +148,27 @@ class Pruning(Callback):
                 raise ValueError(
                     f"Pruning of {part} leaves other numbers of them than the teacher has, and "
                     f"model.losses compares {what}: leave {part} out of Pruning.parts."
+                )
+
+    def _check_learning(self, trainer: Trainer, task: Any) -> None:
+        """Raise ValueError if a first round would take blocks that did not learn yet for useless.
+
+        How long an epoch is of a run that steps limit is not known before it begins.
+        """
+        finetune, epochs = task.finetune, trainer.max_epochs or -1
+        if self.score == "magnitude" or (finetune.unfreeze >= 1 and epochs < 0):
+            return
+        first = self.begin + (self.end - self.begin) / self.rounds
+        since = finetune.thawed(first, first * epochs, 1.0)
+        for backbone in task.backbones.values():
+            blocks = len(backbone.blocks())
+            learn = blocks - finetune.num_frozen(blocks)
+            if any(since(below) <= 2 * ROUNDING for below in range(1, learn + 1)):
+                key = "head_first" if finetune.head_first else "unfreeze"
+                raise ValueError(
+                    f"Pruning.score={self.score} needs gradients of all blocks before the first "
+                    f"round, after {first:.2g} of the run: set Pruning.begin higher, or "
+                    f"model.finetune.{key} lower."
                 )
 
     def _start(self, name: str, plan: Plan) -> None:
@@ -178,17 +201,13 @@ class Pruning(Callback):
             place = self.begin + (self.end - self.begin) * number / self.rounds
             if done >= place or isclose(done, place):
                 due = max(due, number)
-        if step and done >= self.begin and done + 1.5 * step > 1:
+        if step and done + 1.5 * step > 1:
             due = self.rounds  # of a short run, the last step is the last chance
         if due > self._done:
             self._done = due
             self._prune(trainer, pl_module)
 
     def _prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.score != "magnitude" and not self._scores:
-            raise ValueError(
-                f"Pruning.score={self.score} has seen no gradients yet: set Pruning.begin higher."
-            )
         [optimizer] = trainer.optimizers
         task, copies = shrunk_task(trainer, pl_module, "Pruning")
         left = (1 - self._done / self.rounds) ** 3
@@ -216,7 +235,11 @@ class Pruning(Callback):
         group = plan.groups[number]
         if self.score == "magnitude":
             return magnitudes(plan.backbone, group)
-        return self._scores[f"{name}.{group.name}"]
+        if (scores := self._scores.get(f"{name}.{group.name}")) is None:
+            raise ValueError(
+                f"Pruning.score={self.score} has seen no gradients yet: set Pruning.begin higher."
+            )
+        return scores
 
     def _follow(self, name: str, plan: Plan, keep: Keep) -> None:
         """Go on with what is left; of a single unit, as with a resume, that is nothing."""

@@ -1,5 +1,6 @@
 """Configs of ``transformers`` for encoders: read, overridden and checked."""
 
+import copy
 import inspect
 import re
 import sys
@@ -165,16 +166,15 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def described(auto: Any, config: Any, encoder: Any) -> Any:
+def described(auto: Any, config: Any, encoder: Any, exactly: bool = True) -> Any:
     """Build a model of a family around an encoder whose neurons may have become fewer.
 
     Args:
         auto: Class of ``transformers`` that builds it.
         config: That of the encoder; it gets the width that all layers have now.
         encoder: The encoder.
-
-    Raises:
-        ValueError: If no config describes it, as layers differ, or are products of two.
+        exactly: Raise ValueError if no config describes the encoder, as layers differ, or are
+            products of two; else the model then has a copy of it.
     """
     state = encoder.state_dict()
 
@@ -198,7 +198,9 @@ def described(auto: Any, config: Any, encoder: Any) -> Any:
             if getattr(config, key) == old:
                 setattr(config, key, new)
                 model, pairs = built()
-    if pairs:
+    if pairs and not exactly:
+        setattr(model, model.base_model_prefix, copy.deepcopy(encoder).float())
+    elif pairs:
         raise ValueError(
             f"No config of transformers describes this {config.model_type}, whose layers were made "
             "smaller, each to a size of its own: export with --format safetensors, onnx or torch. "

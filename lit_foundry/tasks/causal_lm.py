@@ -93,7 +93,7 @@ class CausalLM(LanguageModel):
         return list(zip(texts, map(read, found), strict=True))
 
     def _built(self) -> Any:
-        return language_model(self.backbone, self.head).to(self.device)
+        return language_model(self.backbone, self.head, exactly=False).to(self.device)
 
     def check_data(self, data: Data) -> None:
         """Check the data, and keep the length that the network is trained with."""

@@ -121,6 +121,12 @@ def test_no_larger_network_is_the_best(tmp_path: Path) -> None:
     assert {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in state(task).items()}
 
 
+def test_the_last_step_of_a_short_run_is_the_last_chance(tmp_path: Path) -> None:
+    _, copies, folder = fit(tmp_path, "bert", Pruning(0.7, begin=0.99, multiple_of=1))
+    assert copies.sizes[-1] < copies.sizes[-2] == copies.sizes[0]
+    assert sum(p.numel() for p in load_task(folder / "best.ckpt").parameters()) == copies.sizes[-1]
+
+
 def test_averages_are_pruned_along(tmp_path: Path) -> None:
     average = EMA(decay=0.5)
     prune = Pruning(0.7, begin=0.5, multiple_of=1)
@@ -176,6 +182,16 @@ def test_latency_becomes_a_share_of_multiply_adds(tmp_path: Path, monkeypatch: A
         ({"target": 0.1}, {}, r"Pruning.target=0.1 of macs is out of reach: 0\.\d+ stays"),
         ({"parts": ["channels"]}, {}, "a TextEncoder has none of channels that learn"),
         ({}, {"finetune": Finetune(freeze="all")}, "none of channels, neurons, heads"),
+        (
+            {"score": "taylor", "begin": 0.5},
+            {"finetune": Finetune(head_first=0.5)},
+            r"taylor needs gradients of all blocks before the first round, after 0\.5 of the run",
+        ),
+        (
+            {"score": "movement", "begin": 0.2, "end": 0.6, "rounds": 3},
+            {"finetune": Finetune(unfreeze=0.2)},
+            r"after 0\.33 of the run: .* or model\.finetune\.unfreeze lower",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(
@@ -203,7 +219,19 @@ def test_values_outside_of_their_range(options: Any, why: str) -> None:
 def test_scores_need_gradients() -> None:
     prune: Any = Pruning(0.5, score="taylor", begin=0.1)
     with pytest.raises(ValueError, match="has seen no gradients yet"):
-        prune._prune(None, None)
+        prune._score("backbone", SimpleNamespace(groups=[SimpleNamespace(name="a")]), 0)
+
+
+@pytest.mark.parametrize("score", ["magnitude", "taylor"])
+def test_rounds_after_the_last_unit_that_can_go(score: Any, tmp_path: Path) -> None:
+    options = {"score": score, "parts": ["heads"], "least": 0.0}
+    prune = Pruning(0.75, **SHRUNK | options)  # type: ignore[arg-type]
+    task, copies, _ = fit(tmp_path, "bert", prune)
+    assert prune._plans["backbone"].groups == []
+    start = copies.folder.parent / "recovery-6.ckpt"
+    again = Pruning(0.75, **SHRUNK | options)  # type: ignore[arg-type]
+    resumed, _, _ = fit(tmp_path, "bert", again, resume=start)
+    assert_same(state(resumed), state(task))
 
 
 def test_a_run_that_ends_before_the_target_says_so(tmp_path: Path) -> None:
@@ -234,6 +262,12 @@ def test_low_rank_reloads_and_resumes_with_the_same_bits(options: Any, tmp_path:
     got = read_checkpoint(recoveries(other)[0])
     for part in ("state_dict", "optimizer_states", "lit_foundry"):
         assert_same(got[part], want[part], part)
+
+
+def test_each_run_of_a_callback_has_low_rank(tmp_path: Path) -> None:
+    low: Any = LowRank(energy=0.6)
+    sizes = [fit(tmp_path, "bert", low)[1].sizes[0] for _ in range(2)]
+    assert sizes[0] == sizes[1] < sum(p.numel() for p in classifier("bert").parameters())
 
 
 def test_what_is_in_the_way_is_told_in_a_line(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Pruned and factorized networks from the command line to exports, transfer and distillation."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,16 @@ import lit_foundry
 from lit_foundry.checkpoints.files import load_task
 from lit_foundry.cli.main import main
 from lit_foundry.export import command as exporting
-from tests.conftest import digits_config, reviews, tiny_config, write_config, write_csv
+from lit_foundry.nn.text.generation import generate
+from tests.conftest import (
+    REPO,
+    corpus_config,
+    digits_config,
+    reviews,
+    tiny_config,
+    write_config,
+    write_csv,
+)
 
 TEXTS = ["a bright story with great actors", "dull", "the city at night"]
 WORDS = ["--trainer.max_steps=6", "--trainer.val_check_interval=3"]
@@ -122,3 +134,68 @@ def test_a_pruned_image_classifier_is_exported(tmp_path: Path) -> None:
     checkpoint = best(fit(tmp_path, config, "Pruning", "--trainer.val_check_interval=9", **options))
     for format in ("safetensors", "torch", "onnx"):
         exported(checkpoint, format)
+
+
+def test_a_pruned_language_model_writes_on(tmp_path: Path) -> None:
+    config = corpus_config(tmp_path, "CausalLM")
+    llama = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+    llama |= {"model_type": "llama", "intermediate_size": 64, "max_position_embeddings": 64}
+    config["model"]["init_args"]["backbone"]["init_args"]["config"] = llama
+    config["model"]["init_args"]["generation"] = {"max_tokens": 8, "temperature": 0.0}
+    cli = fit(tmp_path, config, "Pruning", **PRUNING)  # and has written at each validation
+    task: Any = load_task(best(cli))
+    assert {c["module"].split(".")[-2] for c in task.recipe()["changes"]} == {"self_attn", "mlp"}
+    ids = torch.randint(5, 200, (1, 8), generator=torch.Generator().manual_seed(0))
+    [more] = generate(task._built(), ids, ids > 0, task.generation, 64, 0, 1, None)
+    task.eval()
+    with torch.no_grad():
+        for _ in more:
+            last = task.backbone(ids, ids > 0).tokens[:, -1]
+            logits = task.head(last, task.head.decoder_weight(task.backbone))
+            ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), 1)
+    assert ids[0, 8:].tolist() == more.tolist()
+    with pytest.raises(ValueError, match=r"No config of transformers describes this llama"):
+        exporting.export(best(cli), "hf")
+
+
+IN_ANOTHER_PROCESS = """
+import json, sys
+import lit_foundry
+from lit_foundry.cli.main import main
+from tests.conftest import reviews
+texts, labels = zip(*reviews(20, seed=0))
+found = lit_foundry.load(sys.argv[1]).predict([*texts])
+right = sum(map(str.__eq__, found.labels, labels))
+scores = main(["validate", "--ckpt_path", sys.argv[1]]).trainer.callback_metrics
+print(json.dumps([float(scores["val/acc"]), right / 20, found.probs.tolist()]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "target", "left"), [("heads", 0.75, {1}), ("neurons", 0.63, {4})]
+)
+def test_the_best_of_a_pruned_run_scores_alike_in_another_process(
+    text: Path, parts: str, target: float, left: set[int]
+) -> None:
+    options = {"target": target, "parts": [parts], "least": 0.0, "score": "taylor"}
+    cli = fit(text, tiny_config(text), "Pruning", **PRUNING | options)
+    checkpoint = best(cli)
+    task: Any = load_task(checkpoint)
+    layers: Any = task.backbone.encoder.encoder.layer
+    counts = {
+        "heads": {layer.attention.self.num_attention_heads for layer in layers},
+        "neurons": {layer.intermediate.dense.out_features for layer in layers},
+    }
+    assert counts[parts] == left
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(checkpoint)]
+    path = os.pathsep.join((str(REPO), os.environ.get("PYTHONPATH", "")))
+    environment = os.environ | {"PYTHONPATH": path}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    val, right, probs = json.loads(said.stdout.splitlines()[-1])
+    summary = json.loads((cli.run.path / "summary.json").read_text(encoding="utf-8"))
+    assert summary["best_metric"] == "val/acc"
+    assert val == summary["best_score"]
+    tested = main(["test", "--ckpt_path", str(checkpoint)]).trainer.callback_metrics
+    assert right == pytest.approx(float(tested["test/acc"]), abs=1e-6)
+    texts = [words for words, _ in reviews(20, seed=0)]
+    assert probs == lit_foundry.load(checkpoint).predict(texts).probs.tolist()

@@ -15,8 +15,15 @@ from lit_foundry.nn.pruning.linear import calls
 from lit_foundry.nn.pruning.trial import alike, tried
 
 
-def layers(backbone: Any, batch: Mapping[str, Tensor]) -> dict[str, nn.Linear]:
+def layers(
+    backbone: Any, batch: Mapping[str, Tensor], targets: tuple[str, ...] | None = None
+) -> dict[str, nn.Linear]:
     """Return the linear layers that learn and can be two, by name.
+
+    Args:
+        backbone: Network.
+        batch: Some samples that it is tried on.
+        targets: Ends of the names of those that shall be; None of all.
 
     Raises:
         ValueError: If the network computes something else with them as two.
@@ -27,7 +34,8 @@ def layers(backbone: Any, batch: Mapping[str, Tensor]) -> dict[str, nn.Linear]:
     found = {
         name: layer
         for name, layer in there.items()
-        if type(layer) is nn.Linear
+        if (targets is None or name.endswith(targets))
+        and type(layer) is nn.Linear
         and layer.weight.requires_grad
         and is_shared(backbone, layer) is None
     }
@@ -41,10 +49,14 @@ def layers(backbone: Any, batch: Mapping[str, Tensor]) -> dict[str, nn.Linear]:
                 name,
                 (one, weight) if weight.shape[0] >= weight.shape[1] else (weight, one),
             )
-        if not alike(network.encode(batch), want):
+        try:
+            same = alike(network.encode(batch), want)
+        except AttributeError:  # of the weight, which two have each for themselves
+            same = False
+        if not same:
             raise ValueError(
-                f"The linear layers of a {type(backbone).__name__} are read past themselves, and "
-                "cannot be made two."
+                f"LowRank: linear layers of a {type(backbone).__name__} are read past themselves, "
+                "and cannot be made two: name others in LowRank.targets."
             )
     return found
 

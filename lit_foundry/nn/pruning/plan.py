@@ -46,8 +46,10 @@ class Plan:
     ) -> None:
         self.backbone, self.batch = backbone, batch
         self.least, self.multiple_of = least, multiple_of
-        self.groups = groups(backbone, batch, kinds)
-        self.original = original or {group.name: group.count for group in self.groups}
+        found = groups(backbone, batch, kinds)
+        self.original = original or {group.name: group.count for group in found}
+        # The width of the last head left may seem neurons; a run that goes on has not known these.
+        self.groups = [group for group in found if group.name in self.original]
 
     def cost(self, of: Cost, keep: Keep | None = None) -> float:
         """Return what the network costs, or would with some units alone."""
@@ -89,7 +91,7 @@ class Plan:
             comparable(each, weight, score, by_layer)
             for each, weight in zip(scores, parameters, strict=True)
         ]
-        thresholds = [float("-inf"), *sorted({*torch.cat(values).tolist()})]
+        thresholds = [float("-inf"), *sorted({each for group in values for each in group.tolist()})]
         fits: Callable[[int], bool] = lambda at: (  # noqa: E731
             self.cost(of, self.above(values, thresholds[at])) <= most
         )

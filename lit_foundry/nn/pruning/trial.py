@@ -17,12 +17,17 @@ _TOLERANCE = 1e-3  # of the largest feature
 
 @torch.no_grad()
 def tried(backbone: Any) -> Any:
-    """Return a copy in eval mode with other weights: zeros would hide what follows them."""
+    """Return a copy in eval mode with other weights.
+
+    Zeros would hide what follows them, and small queries and keys, by which all heads attend alike,
+    which of the heads a value is in.
+    """
     copied = copy.deepcopy(backbone).float().eval().requires_grad_(True)
     random = torch.Generator().manual_seed(0)
     for p in copied.parameters():
         noise = torch.randn(p.shape, generator=random).to(p.device)
-        p.add_(noise * (0.1 * p.std(correction=0) + 0.01))
+        least = 0.5 * p[0].numel() ** -0.5 if p.ndim > 1 else 0.01
+        p.add_(noise * (0.1 * p.std(correction=0) + least))
     return copied
 
 
@@ -43,8 +48,14 @@ def holding(backbone: Any, batch: Mapping[str, Tensor], groups: Sequence[Group])
 
 @torch.no_grad()
 def holds(backbone: Any, batch: Mapping[str, Tensor], groups: Sequence[Group]) -> bool:
-    """Tell whether the features are the same with half of the units removed, and masked."""
-    keep = [torch.arange(group.count) % 2 == 0 for group in groups]
+    """Tell whether the features are the same with half of the units removed, and masked.
+
+    Which half is random: every second unit would leave heads equally narrow, and hide that what
+    seemed neurons is the width of heads.
+    """
+    random = torch.Generator().manual_seed(0)
+    orders = (torch.randperm(group.count, generator=random) for group in groups)
+    keep = [order < (len(order) + 1) // 2 for order in orders]
     masked, removed = copy.deepcopy(backbone), copy.deepcopy(backbone)
     mask(masked, groups, keep)
     remove(removed, indices(groups, keep))

@@ -11,12 +11,13 @@ from lit_foundry.nn.text.language_head import LanguageHead, parts_of
 from lit_foundry.nn.transformers_config import described
 
 
-def language_model(backbone: nn.Module, head: nn.Module) -> Any:
+def language_model(backbone: nn.Module, head: nn.Module, exactly: bool = True) -> Any:
     """Build the ``AutoModelForMaskedLM`` or ``AutoModelForCausalLM`` with the same logits.
 
     Args:
         backbone: Encoder or decoder, whose weights are copied.
         head: Its language head.
+        exactly: Whether its config has to describe it, so that it can be saved.
 
     Raises:
         ValueError: If ``transformers`` has no such model.
@@ -29,7 +30,7 @@ def language_model(backbone: nn.Module, head: nn.Module) -> Any:
     config.use_cache = True
     causal = isinstance(backbone, TextDecoder)
     auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
-    model = described(auto, config, backbone.encoder)
+    model = described(auto, config, backbone.encoder, exactly)
     parts = parts_of(model, causal)
     state = {f"{model.base_model_prefix}.{k}": v for k, v in backbone.encoder.state_dict().items()}
     own = head.state_dict()

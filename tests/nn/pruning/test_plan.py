@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from lit_foundry.nn import TextEncoder
+from lit_foundry.nn.features import Features
 from lit_foundry.nn.pruning.cost import cost, latency, macs
-from lit_foundry.nn.pruning.groups import Group, part
+from lit_foundry.nn.pruning.groups import Group, indices, part, remove
+from lit_foundry.nn.pruning.low_rank import layers
 from lit_foundry.nn.pruning.plan import Plan
 from lit_foundry.nn.pruning.scores import comparable, gate_gradients, magnitudes, sizes
+from tests.tasks.test_base import Toy
 
 BERT = {
     "model_type": "bert",
@@ -116,3 +119,35 @@ def test_bounds_and_multiples() -> None:
     assert counts == {"heads": 2, "neurons": 10}  # 1.2 of 4, and 7.2 of 24
     plan = Plan(backbone, backbone.example(1, 8), ("neurons",), 0.0, 64)
     assert plan.smallest("macs") == plan.cost("macs")
+
+
+def test_what_a_resumed_run_finds_it_had_before() -> None:
+    torch.manual_seed(0)
+    backbone = TextEncoder(config=BERT | {"model_type": "deberta-v2"}, vocab_size=50)
+    batch = backbone.example(1, 8)
+    plan = Plan(backbone, batch, ("neurons", "heads"), 0.0, 1)
+    keep = [torch.arange(g.count) < (g.count if g.kind == "neurons" else 1) for g in plan.groups]
+    remove(backbone, indices(plan.groups, keep))
+    again = Plan(backbone, batch, ("neurons", "heads"), 0.0, 1, plan.original)
+    assert [group.kind for group in again.groups] == ["neurons", "neurons"]
+    assert again.smallest("macs") < again.cost("macs")
+
+
+class PastItself(Toy):
+    """Reads the weight of a layer elsewhere too."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Features:
+        """Add what the first layer has of its own."""
+        tokens, pooled = super().forward(input_ids, attention_mask)
+        first: Any = self.layers[0]
+        return Features(tokens, pooled + first[0].weight.sum())
+
+
+def test_layers_that_are_read_past_themselves_are_not_two() -> None:
+    batch = {
+        "input_ids": torch.ones(2, 3, dtype=torch.long),
+        "attention_mask": torch.ones(2, 3).bool(),
+    }
+    with pytest.raises(ValueError, match="LowRank: linear layers of a PastItself are read past"):
+        layers(PastItself(), batch)
+    assert [*layers(PastItself(), batch, ("1.0",))] == ["layers.1.0"]

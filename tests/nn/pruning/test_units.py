@@ -166,6 +166,13 @@ def test_what_is_read_elsewhere_or_frozen_or_shared_stays() -> None:
     assert groups(backbone, batch, ("neurons",)) == []
 
 
+def test_the_width_of_heads_is_no_neurons() -> None:
+    backbone = text("deberta-v2")()
+    batch = backbone.example(2, 8)
+    names = [group.name for group in groups(backbone, batch, ("neurons",))]
+    assert names == [f"encoder.encoder.layer.{n}.intermediate.dense" for n in (0, 1)]
+
+
 def test_a_wrong_group_does_not_hold() -> None:
     backbone = tried(text("bert")())
     batch = backbone.example(2, 8)
