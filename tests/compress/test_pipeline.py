@@ -36,7 +36,7 @@ def stages(**changes: Any) -> dict[str, Any]:
 
 def write(folder: Path, **content: Any) -> Path:
     """Write a config, with the start if there is one; return its path."""
-    start = {"start": str(folder / "tiny" / "1" / "checkpoints" / "best.ckpt")}
+    start = {"start": "tiny/1/checkpoints/best.ckpt"}
     return write_config(folder / "small.yaml", {**start, **QUICK, "stages": stages(), **content})
 
 
