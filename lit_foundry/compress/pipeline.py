@@ -21,7 +21,7 @@ from lit_foundry.checkpoints.exported import fingerprint, read_manifest
 from lit_foundry.checkpoints.files import MANIFEST, CheckpointError
 from lit_foundry.compress.benchmark import benchmark
 from lit_foundry.compress.evaluation import Split, compare, evaluate
-from lit_foundry.compress.process import fit
+from lit_foundry.compress.process import fit, wait
 from lit_foundry.compress.result import SETTINGS, Result
 from lit_foundry.export.command import check_backend, export
 from lit_foundry.runs.lock import lock
@@ -138,7 +138,8 @@ def run(pipeline: Pipeline) -> Iterator[list[Result]]:
         if stage.export:
             check_backend(stage.export, stage.quantize)
     pipeline.folder.mkdir(parents=True, exist_ok=True)
-    lock(pipeline.folder)
+    lock(pipeline.folder, "take another --experiment")
+    wait(pipeline.folder)
     key = fingerprint(pipeline.start)
     made = {START: pipeline.start}
     _begin(pipeline.folder / START, {"start": str(pipeline.start)}, key)

@@ -1,6 +1,6 @@
 """A fit in a process of its own, which ends when the one that asked for it does.
 
-usage: python -m lit_foundry.compress.process fit WORDS
+usage: python -m lit_foundry.compress.process PARENT fit WORDS
 """
 
 import ctypes
@@ -32,21 +32,28 @@ def fit(words: Sequence[str], folder: Path) -> None:
         folder: Folder of the pipeline, which exists.
 
     Raises:
-        SystemExit: With the exit code of the fit, if it is not 0.
+        SystemExit: With the exit code of the fit, if it is not 0; or after a signal, which the fit
+            need not have heeded in its last step.
     """
     places = os.pathsep.join(place for place in sys.path if place)
     environment = os.environ | {"PYTHONPATH": places}
     with _held(folder / HELD) as lock:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, "fit", *words],
+            [sys.executable, "-P", "-m", __name__, str(os.getpid()), "fit", *words],
             env=environment,
             pass_fds=[lock],  # the lock lasts as long as the fit has it open
             process_group=0,  # what a terminal sends comes once, from here
         )
-        with _handed_on(process):
-            code = process.wait()
+        with _handed_on(process) as received:
+            code = process.wait() or -next(iter(received), 0)
     if code:
         sys.exit(code if code > 0 else 128 - code)
+
+
+def wait(folder: Path) -> None:
+    """Wait for the end of a fit that an earlier pipeline in the folder left, if it lives."""
+    with _held(folder / HELD):
+        pass
 
 
 @contextmanager
@@ -56,7 +63,9 @@ def _held(path: Path) -> Iterator[int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("An earlier fit of this pipeline is still at work: waiting for its end.")
+            print(
+                "An earlier fit of this pipeline is still at work: waiting for its end.", flush=True
+            )
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:  # a file system without locks
             pass
@@ -66,10 +75,12 @@ def _held(path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _handed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Leave it to the fit what signals mean."""
+def _handed_on(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
+    """Leave it to the fit what signals mean; yield the list of those that come."""
+    received: list[int] = []
 
     def hand_on(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
         process.send_signal(signum)
 
     before = {number: signal.getsignal(number) for number in OBEYED}
@@ -77,7 +88,7 @@ def _handed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
     for number in before:
         signal.signal(number, hand_on)
     try:
-        yield
+        yield received
     finally:
         for number, how in before.items():
             signal.signal(number, how)
@@ -86,4 +97,6 @@ def _handed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 if __name__ == "__main__":
     with suppress(OSError, AttributeError):  # another system than Linux
         ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGTERM)
+    if os.getppid() != int(sys.argv.pop(1)):  # it had gone before
+        sys.exit(1)
     runpy.run_module("lit_foundry", run_name="__main__", alter_sys=True)

@@ -12,11 +12,15 @@ from lit_foundry.recipe import CheckpointError
 _LOCKS: dict[Path, int] = {}  # open files by run folder, held until the process ends
 
 
-def lock(path: Path) -> None:
+def lock(path: Path, otherwise: str = "start anew with --resume never") -> None:
     """Take a run's folder for this process, until it ends however it may.
 
     A lock of POSIX, unlike those of ``flock``, is not inherited by loader workers, which live on
     for seconds after a process that was killed.
+
+    Args:
+        path: The folder.
+        otherwise: What else than to wait, for the message.
 
     Raises:
         CheckpointError: If another process has it.
@@ -33,7 +37,7 @@ def lock(path: Path) -> None:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             raise CheckpointError(
                 f"{path} is in use by {owner or 'another process'}: two would overwrite each "
-                "other's files. Wait for it, stop it, or start anew with --resume never."
+                f"other's files. Wait for it, stop it, or {otherwise}."
             ) from None
         return  # a file system without locks
     os.ftruncate(file, 0)

@@ -1,9 +1,13 @@
 """A pipeline makes what its stages say, measures it, and goes on where it was stopped."""
 
+import fcntl
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ import pytest
 from lit_foundry.checkpoints.files import CheckpointError
 from lit_foundry.cli import compress_command
 from lit_foundry.cli.main import main
-from lit_foundry.compress import benchmark, pipeline
+from lit_foundry.compress import benchmark, pipeline, process
 from lit_foundry.compress.page import front
 from lit_foundry.usage import UsageError
 from tests.conftest import digits_config, write_config
@@ -215,7 +219,7 @@ def test_a_start_that_another_process_works_on_is_refused(folder: Path) -> None:
     ) as other:
         assert other.stdout
         other.stdout.readline()
-        with pytest.raises(CheckpointError, match=r"runs/small is in use by process \d+"):
+        with pytest.raises(CheckpointError, match=r"small is in use by process \d+.* --experiment"):
             compress(config)
 
 
@@ -270,3 +274,47 @@ def test_a_missing_backend_is_told_before_anything_is_made(
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'lit-foundry\[onnx\]'"):
         compress(write(folder, stages=stages(last={"export": "onnx"})))
     assert not (folder / "runs").exists()
+
+
+def test_a_signal_that_comes_at_the_end_of_a_fit_is_heeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+        "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    )
+    popen = subprocess.Popen
+
+    def begin(words: Sequence[str], **options: Any) -> Any:
+        return popen([sys.executable, "-c", code], **options)
+
+    monkeypatch.setattr(process.subprocess, "Popen", begin)
+    with pytest.raises(SystemExit) as stopped:
+        process.fit([], tmp_path)
+    assert stopped.value.code == 128 + signal.SIGTERM
+
+
+def test_a_fit_whose_pipeline_is_gone_does_not_begin() -> None:
+    words = [sys.executable, "-m", process.__name__, "-1", "fit", "--help"]
+    ended = subprocess.run(words, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, b"")
+
+
+def test_no_folder_is_set_aside_that_an_orphaned_fit_works_in(
+    compressed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, stays = compressed / "runs" / "small", []
+    held = os.open(place / process.HELD, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    def end() -> None:
+        stays.append(not (place / "start.1").exists())
+        os.close(held)
+
+    monkeypatch.setattr(pipeline, "_measured", lambda *args: None)
+    (compressed / "other").write_bytes(b"")
+    threading.Timer(0.3, end).start()
+    next(pipeline.run(pipeline.Pipeline(place, compressed / "other", [])))
+    assert stays == [True]
+    assert (place / "start.1").exists()
