@@ -14,7 +14,16 @@ from lit_foundry.cli.arguments import load_value
 from lit_foundry.compress.command import changes_of, machine, show
 from lit_foundry.compress.evaluation import Split
 from lit_foundry.compress.page import write
-from lit_foundry.compress.pipeline import NAMED, START, LimitError, Limits, Pipeline, Stage, run
+from lit_foundry.compress.pipeline import (
+    NAMED,
+    START,
+    LimitError,
+    Limits,
+    Pipeline,
+    Stage,
+    run,
+    texts,
+)
 from lit_foundry.compress.result import Result, conclusion, costs, warned, worth
 from lit_foundry.export.command import TOLERANCE
 from lit_foundry.export.quantization import METHODS
@@ -96,13 +105,9 @@ class Reader:
 
     def __init__(self, config: Path) -> None:
         self.config = config
-        try:
-            content = load_value(config.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UsageError(f"--config {config}: there is no such file.") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UsageError(f"{config}: {' '.join(str(error).split())}") from error
-        self.content = self._mapping(content, "", OF_PIPELINE)
+        if not config.exists():
+            raise UsageError(f"--config {config}: there is no such file.")
+        self.content = self._mapping(_content(config), "", OF_PIPELINE)
 
     def pipeline(
         self,
@@ -132,7 +137,13 @@ class Reader:
         known = [START]
         found: list[Stage] = []
         for name, settings in stages.items():
-            found.append(self._stage(name, settings, common, known))
+            stage = self._stage(name, settings, common, known)
+            if stage.export and start.is_dir() and not any(each.fit for each in found):
+                raise self._error(
+                    f"stages.{name}.export",
+                    f"is of a checkpoint, and none comes before it, as {start} is an export",
+                )
+            found.append(stage)
             known.append(name)
         options = {"split": content.get("split", "test"), "within": content.get("within", 0.01)}
         if options["split"] not in get_args(Split):
@@ -143,8 +154,8 @@ class Reader:
                 self._whole(key, value)
                 options[key] = value
         if (batch := content.get("batch")) is not None:
-            batch = options["batch"] = batch if isinstance(batch, list) else [batch]
-            for rows in batch:
+            options["batch"] = batch if isinstance(batch, list) else [batch]
+            for rows in options["batch"] or [batch]:
                 self._whole("batch", rows)
         changes = {**self._mapping(content.get("data", {}), "data"), **(data or {})}
         return Pipeline(folder, start, found, data=changes, modules=modules, **options)
@@ -174,14 +185,17 @@ class Reader:
         if "quantize" in settings:
             raise self._error(f"{key}.quantize", "goes with export")
         configs = settings["fit"] if isinstance(settings["fit"], list) else [settings["fit"]]
+        if not configs:
+            raise self._error(f"{key}.fit", "names one config at least")
         paths = []
         for config in configs:
             path = self.config.parent / str(config)
             if not path.is_file():
                 raise self._error(f"{key}.fit", f"is a config, and there is no {path}")
+            _content(path)  # it can be read
             paths.append(path)
         keys = self._mapping(settings.get("set", {}), f"{key}.set")
-        used = NAMED.findall(yaml.safe_dump(keys))
+        used = [each for text in texts(keys) for each in NAMED.findall(text)]
         for each in used:
             if each not in known:
                 near = f"{', '.join(known)} come before it"
@@ -197,7 +211,7 @@ class Reader:
 
     def _export(self, key: str, settings: Mapping[str, Any]) -> Any:
         format, method = settings["export"], settings.get("quantize")
-        if format not in TOLERANCE:
+        if format not in list(TOLERANCE):
             raise self._error(f"{key}.export", f"is one of {', '.join(TOLERANCE)}")
         if method is not None and method not in METHODS:
             raise self._error(f"{key}.quantize", f"is one of {', '.join(METHODS)}")
@@ -225,3 +239,10 @@ class Reader:
 
     def _error(self, key: str, rule: str) -> UsageError:
         return UsageError(f"{self.config}: {key} {rule}.")
+
+
+def _content(config: Path) -> Any:
+    try:
+        return load_value(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{config}: {' '.join(str(error).split())}") from error

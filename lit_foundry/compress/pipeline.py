@@ -29,7 +29,8 @@ from lit_foundry.runs.past import run_folder
 
 START = "start"  # what the network is called that everything begins with
 ROUNDING = 1e-9  # of differences of scores
-NAMED = re.compile(r"\$\{(\w+)\}")
+NAMED = re.compile(r"\$\{([^{}]*)\}")
+PARTS = (".yaml", ".yml", ".json")  # of configs
 
 
 @dataclass(frozen=True)
@@ -167,32 +168,37 @@ def _begin_stage(pipeline: Pipeline, stage: Stage, before: str) -> str:
         "export": stage.export,
         "quantize": stage.quantize,
     }
-    text = json.dumps([before, *parts.values(), settings])
+    text = json.dumps([before, stage.name, *parts.values(), settings])
     key = hashlib.sha256(text.encode()).hexdigest()
     _begin(pipeline.folder / stage.name, {**settings, "configs": parts}, key)
     return key
 
 
 def parts_of(config: Path) -> dict[Path, str]:
-    """Return the texts of a config and of all others that it names, by their paths."""
+    """Return the texts of a config and of all others that it names, by their paths.
+
+    The fit tells of those that are damaged.
+    """
     found: dict[Path, str] = {}
     waiting = [config]
     while waiting:
         file = waiting.pop()
         if file not in found:
-            found[file] = file.read_text(encoding="utf-8")
-            values = _texts(yaml.safe_load(found[file]))
-            inner = [file.parent / value for value in values if value.endswith(".yaml")]
-            waiting += [path for path in inner if path.is_file()]
+            found[file] = file.read_text(encoding="utf-8", errors="replace")
+            with suppress(yaml.YAMLError):
+                values = texts(yaml.safe_load(found[file]))
+                inner = [file.parent / value for value in values if value.endswith(PARTS)]
+                waiting += [path for path in inner if path.is_file()]
     return found
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
+    """Yield the texts among values, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
         for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(inner)
+            yield from texts(inner)
 
 
 def _begin(folder: Path, settings: Mapping[str, Any], key: str) -> None:

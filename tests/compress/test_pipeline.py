@@ -170,11 +170,12 @@ def test_a_limit_ends_it_with_what_was_measured(
 
 def test_a_config_is_read_with_its_parts(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
-    texts = {"whole": "a: {b: [parts/one.yaml, none.yaml]}", "parts/one": "c: two.yaml"}
-    for name, text in {**texts, "parts/two": "d: one.yaml"}.items():
-        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    texts = {"whole.yaml": "a: {b: [parts/one.yml, none.yaml]}", "parts/one.yml": "c: two.json"}
+    for name, text in {**texts, "parts/two.json": '{"d": ["one.yml", "bad.yaml"]}'}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "parts" / "bad.yaml").write_bytes(b"a: [\xff")
     found = pipeline.parts_of(tmp_path / "whole.yaml")
-    assert [path.stem for path in found] == ["whole", "one", "two"]
+    assert [path.stem for path in found] == ["whole", "one", "two", "bad"]
 
 
 def result(score: float, bytes: int = 1, latency: float = 1.0, agreement: float = 1.0) -> Any:
@@ -247,6 +248,11 @@ def test_a_start_that_another_process_works_on_is_refused(folder: Path) -> None:
         ({"limits": {"lost": "1 %"}}, "limits.lost is a number from 0 on, got '1 %'"),
         ({"split": "train"}, "split is test or val"),
         ({"repeats": 0}, "repeats is a whole number from 1 on, got 0"),
+        ({"batch": []}, r"batch is a whole number from 1 on, got \[\]"),
+        ({"stages": {"a": {"fit": []}}}, "stages.a.fit names one config at least"),
+        ({"stages": {"a": {"export": ["onnx"]}}}, "stages.a.export is one of hf, onnx"),
+        ({"start": ".", "stages": {"a": {"export": "onnx"}}}, "stages.a.export is of a checkp"),
+        ({"stages": {"a": {**PRUNE, "fit": "damaged.yaml"}}}, "damaged.yaml: while parsing a flow"),
         ({"batch": [1, "2"]}, "batch is a whole number from 1 on, got '2'"),
         ({"start": "nowhere.ckpt"}, "start: there is no nowhere.ckpt: fit it first"),
         ({"start": None}, "start names a checkpoint"),
@@ -254,9 +260,18 @@ def test_a_start_that_another_process_works_on_is_refused(folder: Path) -> None:
     ],
 )
 def test_mistakes_of_a_config(folder: Path, content: dict[str, Any], told: str) -> None:
+    (folder / "damaged.yaml").write_text("a: [", encoding="utf-8")
     with pytest.raises(UsageError, match=told):
         compress(write(folder, **content))
     assert not (folder / "runs").exists()
+
+
+def test_a_stage_of_any_name_is_named(folder: Path) -> None:
+    names = {"a-b": "${start}", "caf\N{LATIN SMALL LETTER E WITH ACUTE}": "${a-b}"}
+    parts = {n: {"fit": "prune.yaml", "set": {"model.init_from": v}} for n, v in names.items()}
+    found = compress_command.Reader(write(folder, stages=parts)).pipeline(folder / "runs")
+    made = {"start": folder, "a-b": folder / "one"}
+    assert pipeline._filled(found.stages[1].set, made) == {"model.init_from": f"{folder / 'one'}"}
 
 
 def test_a_file_that_is_none(folder: Path) -> None:
