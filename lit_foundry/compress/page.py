@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def plot_pareto(results: Sequence[Result], path: Path) -> None:
 def front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
     """Return the places of those that nothing cheaper scores as high as, from cheap to dear."""
     found: list[int] = []
-    for place in sorted(range(len(costs)), key=lambda i: (costs[i], -scores[i])):
+    told = [place for place, score in enumerate(scores) if not isnan(score)]
+    for place in sorted(told, key=lambda i: (costs[i], -scores[i])):
         if not found or scores[place] > scores[found[-1]]:
             found.append(place)
     return found

@@ -20,9 +20,10 @@ from lit_foundry.atomic import replacing
 from lit_foundry.checkpoints.exported import fingerprint, read_manifest
 from lit_foundry.checkpoints.files import MANIFEST, CheckpointError
 from lit_foundry.compress.benchmark import benchmark
+from lit_foundry.compress.command import facts
 from lit_foundry.compress.evaluation import Split, compare, evaluate
 from lit_foundry.compress.process import fit, wait
-from lit_foundry.compress.result import SETTINGS, Result
+from lit_foundry.compress.result import SETTINGS, Result, keep
 from lit_foundry.export.command import check_backend, export
 from lit_foundry.runs.lock import lock
 from lit_foundry.runs.past import run_folder
@@ -54,8 +55,11 @@ class Limits:
     def broken(self, results: Sequence[Result]) -> list[str]:
         """Say by how much the last of some results goes beyond the limits."""
         first, before, last = results[0], results[-2], results[-1]
-        beside = last.beside_start.agreement if last.beside_start else None
         name = last.score_name
+        compared = (
+            ((self.lost, self.agreement), last.beside_start, first),
+            ((self.stage_lost,), last.beside_previous, before),
+        )
         rows = (
             (self.lost, first.score - last.score, f"of {name} below {first.name}"),
             (self.stage_lost, before.score - last.score, f"of {name} below {before.name}"),
@@ -67,9 +71,17 @@ class Limits:
             for most, found, what in rows
             if most is not None and not found <= most + ROUNDING
         ]
-        if self.agreement is not None and not (beside or 0.0) >= self.agreement:
-            seen = "no samples to compare" if beside is None else f"{beside:.4f} of samples alike"
-            told.append(f"{seen} with {first.name}, where {self.agreement} is the least")
+        for limits, beside, other in compared:
+            if beside is None and limits.count(None) < len(limits):
+                told.append(f"it was scored on other samples than {other.name}: not compared")
+        if self.agreement is not None and (beside := last.beside_start):
+            if beside.agreement is None:
+                told.append("agreement is of classes and tags, and not of values: leave it out")
+            elif not beside.agreement >= self.agreement:
+                told.append(
+                    f"{beside.agreement:.4f} of samples alike with {first.name}, where "
+                    f"{self.agreement} is the least"
+                )
         return told
 
 
@@ -206,7 +218,7 @@ def _begin(folder: Path, settings: Mapping[str, Any], key: str) -> None:
     told = _read(folder / SETTINGS)
     if told.get("key") == key:
         return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(each.name != SETTINGS for each in folder.iterdir()):
         number = 1
         while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
             number += 1
@@ -266,10 +278,12 @@ def _measured(pipeline: Pipeline, name: str, path: Path, before: Sequence[Result
     rows, size, repeats = [*pipeline.batch], pipeline.size, pipeline.repeats
     how: dict[str, Any] = {"batch": rows, "size": size, "repeats": repeats}
     how |= {"path": str(path), "split": pipeline.split, "data": dict(pipeline.data)}
+    hardware = facts()["hardware"]  # a pipeline may go on elsewhere
+    how["hardware"] = {key: hardware[key] for key in ("cpu", "cpus", "threads")}
     if (found := Result.read(folder, how)) is not None:
         print(f"{path} was measured before.")
         return found
-    scored = evaluate(path, pipeline.split, pipeline.data)
+    scored = keep(evaluate(path, pipeline.split, pipeline.data), folder)
     turns = [*dict.fromkeys(each.path for each in (*before[:1], *before[-1:]))]
     [cost] = benchmark([path], rows, size, repeats, pipeline.data, pipeline.modules, turns)
     result = Result(

@@ -57,13 +57,12 @@ class Result:
         return self.cost.latency[rows].ratio
 
     def write(self, folder: Path, how: Mapping[str, Any]) -> None:
-        """Write it into the folder of its stage.
+        """Write it into the folder of its stage, beside the predictions.
 
         Args:
             folder: The folder.
             how: What it was measured with.
         """
-        self.scored.predictions.write(folder / PREDICTIONS)
         told = asdict(self) | {"path": str(self.path), "scored": self.scored.told()}
         with replacing(folder / RESULT) as partial:
             text = json.dumps({"how": how, **told, "environment": facts()}, indent=2)
@@ -94,6 +93,16 @@ class Result:
             return None
 
 
+def keep(scored: Evaluation, folder: Path) -> Evaluation:
+    """Write the predictions of a stage, and return scores with them as they will be read again.
+
+    Values lose an axis by that, and words that were cut their place.
+    """
+    (folder / RESULT).unlink(missing_ok=True)  # which is of earlier ones
+    path = scored.predictions.write(folder / PREDICTIONS)
+    return replace(scored, predictions=Predictions.read(path))
+
+
 def worth(results: Iterable[Result]) -> list[dict[str, str]]:
     """Return the rows of a table: what each stage scores, beside the start and the one before."""
     rows = []
@@ -118,8 +127,10 @@ def costs(results: Iterable[Result]) -> list[dict[str, str]]:
 
 
 def warned(results: Sequence[Result]) -> Iterator[str]:
-    """Say which stages made the network slower here than the one before."""
+    """Say which stages made the network slower here than the one before, or are not comparable."""
     for before, each in pairwise(results):
+        if each.beside_start is None:
+            yield f"{each.name} was scored on other samples than {results[0].name}: not compared."
         for rows, latency in each.cost.latency.items():
             if (times := latency.ratio_before) > SLOWER:
                 yield (
@@ -130,8 +141,9 @@ def warned(results: Sequence[Result]) -> Iterator[str]:
 
 def smallest(results: Sequence[Result], within: float) -> Result:
     """Return the result of fewest bytes whose score lies at most so far below the first's."""
-    near = [each for each in results if results[0].score - each.score <= within]
-    return min(near, key=lambda each: each.cost.bytes)
+    first, *rest = results
+    near = [each for each in rest if each.beside_start and first.score - each.score <= within]
+    return min([first, *near], key=lambda each: each.cost.bytes)
 
 
 def conclusion(results: Sequence[Result], within: float) -> str:

@@ -9,16 +9,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lit_foundry.checkpoints.files import CheckpointError
 from lit_foundry.cli import compress_command
 from lit_foundry.cli.main import main
 from lit_foundry.compress import benchmark, pipeline, process
+from lit_foundry.compress.evaluation import Evaluation, compare
 from lit_foundry.compress.page import front
+from lit_foundry.compress.result import keep, smallest
+from lit_foundry.runs.predictions import Predictions
 from lit_foundry.usage import UsageError
 from tests.conftest import digits_config, write_config
 
@@ -178,12 +183,14 @@ def test_a_config_is_read_with_its_parts(tmp_path: Path) -> None:
     assert [path.stem for path in found] == ["whole", "one", "two", "bad"]
 
 
-def result(score: float, bytes: int = 1, latency: float = 1.0, agreement: float = 1.0) -> Any:
+def result(
+    score: float, bytes: int = 1, latency: float = 1.0, agreement: float | None = 1.0
+) -> Any:
     """Return what limits look at."""
 
     class Fake:
         name, score_name = "one", "accuracy"
-        beside_start = type("Beside", (), {"agreement": agreement})
+        beside_start = beside_previous = type("Beside", (), {"agreement": agreement})
         cost = type("Cost", (), {"bytes": bytes, "latency": {1: None}})
 
         def ratio(self, rows: int) -> float:
@@ -201,11 +208,56 @@ def test_limits_tell_by_how_much() -> None:
     assert [text.split()[0] for text in told] == ["0.0300", "0.0200", "0.6000", "0.6000", "0.8000"]
     assert pipeline.Limits().broken([result(0.9), result(0.1), result(float("nan"))]) == []
     assert pipeline.Limits(lost=1.0).broken([result(0.9), result(0.9), result(float("nan"))])
+    value = result(0.9, agreement=None)
+    assert pipeline.Limits(agreement=0).broken([result(0.9), value]) == [
+        "agreement is of classes and tags, and not of values: leave it out"
+    ]
+    value.beside_start = None
+    for limit in ("lost", "agreement"):
+        told = pipeline.Limits(**{limit: 0.5}).broken([result(0.9), value])
+        assert told == ["it was scored on other samples than one: not compared"]
+    assert pipeline.Limits(stage_lost=0, size=1).broken([result(0.9), value]) == []
 
 
 def test_front_is_what_nothing_is_beyond() -> None:
     assert front([3, 1, 2, 2], [0.9, 0.5, 0.7, 0.8]) == [1, 3, 0]
     assert front([1, 2], [0.9, 0.9]) == [0]
+    assert front([1, 2], [float("nan"), 0.9]) == [1]
+
+
+def test_smallest_is_of_those_that_can_be_compared() -> None:
+    first, near, small, other = result(0.9, 9), result(0.9, 8), result(0.8, 7), result(0.9, 6)
+    other.beside_start = None
+    assert smallest([first, near, small, other], 0.01) is near
+    undefined = result(float("nan"), 9)
+    assert smallest([undefined, near], 0.01) is undefined
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns"),
+    [
+        ("value", {"value": np.ones((2, 1), np.float32), "target": np.eye(2, 1, dtype=np.float32)}),
+        ("tags", {"tag": np.array([[1, -100, 0]]), "target": np.array([[1, -100, 1]])}),
+    ],
+)
+def test_what_is_read_again_is_compared(tmp_path: Path, kind: str, columns: Any) -> None:
+    found = Predictions(["a", "b"][: 1 + (kind == "tags")], columns, predicts=kind)
+    fresh = Evaluation("a", "onnx", "val", kind, len(found), {}, None, found)
+    kept = keep(fresh, tmp_path)
+    again = replace(fresh, predictions=Predictions.read(tmp_path / "predictions.parquet"))
+    assert compare(fresh, again) is None
+    assert compare(kept, again) == compare(fresh, fresh)
+
+
+def test_what_a_name_stands_for_is_part_of_a_stage(tmp_path: Path) -> None:
+    def key(*names: str) -> str:
+        found, work = "", pipeline.Pipeline(tmp_path, tmp_path, [])
+        for name in names:
+            found = pipeline._begin_stage(work, pipeline.Stage(name, set={"a": "${one}"}), found)
+        return found
+
+    assert key("one", "two", "three") == key("one", "two", "three") != key("two", "one", "three")
+    assert not [*tmp_path.glob("*.1")]  # there was nothing in them
 
 
 def test_a_start_that_another_process_works_on_is_refused(folder: Path) -> None:
