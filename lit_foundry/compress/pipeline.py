@@ -162,6 +162,7 @@ def run(pipeline: Pipeline) -> Iterator[list[Result]]:
         print(f"\n== {stage.name}: stage {number} of {len(pipeline.stages)}", flush=True)
         key = _begin_stage(pipeline, stage, key)
         made[stage.name] = path = _make(pipeline, stage, made)
+        key += fingerprint(path)  # which a fit that is prolonged by hand changes
         results = [*results, _measured(pipeline, stage.name, path, results)]
         yield results
         if told := stage.limits.broken(results):
@@ -176,7 +177,7 @@ def _begin_stage(pipeline: Pipeline, stage: Stage, before: str) -> str:
     parts = {str(path): text for each in stage.fit for path, text in parts_of(each).items()}
     settings = {
         "set": dict(stage.set),
-        "data": dict(pipeline.data) if stage.fit else {},
+        "data": dict(pipeline.data),
         "export": stage.export,
         "quantize": stage.quantize,
     }
@@ -237,7 +238,7 @@ def _make(pipeline: Pipeline, stage: Stage, made: Mapping[str, Path]) -> Path:
         output = folder / "export"
         if not (output / MANIFEST).is_file():
             of = [path for path in made.values() if not path.is_dir()][-1]
-            export(of, stage.export, output, stage.quantize)
+            export(of, stage.export, output, stage.quantize, pipeline.data)
         return output
     if not finished(folder):
         words = [word for config in stage.fit for word in ("--config", str(config))]
@@ -247,6 +248,11 @@ def _make(pipeline: Pipeline, stage: Stage, made: Mapping[str, Path]) -> Path:
         words.append(f"--trainer.default_root_dir={pipeline.folder.parent}")
         words.append(f"--experiment={pipeline.folder.name}/{stage.name}")
         fit([*words, "--resume=auto"], pipeline.folder)
+        if not finished(folder):
+            raise CheckpointError(
+                f"the fit of the stage {stage.name} left no finished run in {folder}: does it set "
+                "trainer.fast_dev_run?"
+            )
     best = run_folder(folder) / "checkpoints" / "best.ckpt"
     if not best.is_file():
         raise CheckpointError(
@@ -277,7 +283,12 @@ def _measured(pipeline: Pipeline, name: str, path: Path, before: Sequence[Result
     folder = pipeline.folder / name
     rows, size, repeats = [*pipeline.batch], pipeline.size, pipeline.repeats
     how: dict[str, Any] = {"batch": rows, "size": size, "repeats": repeats}
-    how |= {"path": str(path), "split": pipeline.split, "data": dict(pipeline.data)}
+    how |= {
+        "path": str(path),
+        "holds": fingerprint(path),
+        "split": pipeline.split,
+        "data": dict(pipeline.data),
+    }
     hardware = facts()["hardware"]  # a pipeline may go on elsewhere
     how["hardware"] = {key: hardware[key] for key in ("cpu", "cpus", "threads")}
     if (found := Result.read(folder, how)) is not None:

@@ -72,7 +72,11 @@ def main(args: list[str]) -> None:
 
 
 def export(
-    ckpt_path: Path, format: str, output: Path | None = None, quantization: str | None = None
+    ckpt_path: Path,
+    format: str,
+    output: Path | None = None,
+    quantization: str | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write an export, or leave what was there before.
 
@@ -82,6 +86,7 @@ def export(
         output: Folder to write; None takes ``<run>/export/<format>``, with ``quantization``.
         quantization: How an ``onnx`` model is put into fewer bits, as in ``export.quantization``;
             None not at all.
+        changes: Arguments of the data that are set otherwise, such as ``root``.
 
     Returns:
         The folder.
@@ -99,7 +104,7 @@ def export(
     check_output(output, [ckpt_path])
     task: Any = load_task(ckpt_path)
     task.merge()
-    data: Any = load_data(ckpt_path)
+    data: Any = load_data(ckpt_path, **(changes or {}))
     check_output(output, [task.recipe(), data.recipe()])
     network: Network = task.network(data).eval()
     if format not in network.formats:

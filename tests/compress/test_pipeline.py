@@ -147,6 +147,32 @@ def test_what_is_made_otherwise_is_set_aside(
         assert second[stage]["scored"] != first[stage]["scored"]
 
 
+def test_a_stage_that_was_prolonged_is_measured_and_exported_anew(compressed: Path) -> None:
+    folder, first = compressed, measured(compressed)
+    for file in (folder / "tiny" / "1" / "checkpoints").glob("best.ckpt*"):
+        shutil.copy(file, folder / "runs" / "small" / "prune" / "1" / "checkpoints")
+    second = compress(write(folder))
+    assert second["start"] == first["start"]
+    for stage in ("prune", "small"):
+        assert second[stage]["scored"]["scores"] == first["start"]["scored"]["scores"]
+
+
+def test_exports_read_the_data_where_they_lie_now(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def export(*args: Any) -> None:
+        seen.append(args[-1])
+        raise CheckpointError("enough")
+
+    monkeypatch.setattr(pipeline, "export", export)
+    config = write(folder, stages={"small": {"export": "safetensors"}})
+    with pytest.raises(CheckpointError, match="enough"):
+        compress(config, "--data.max_train_samples", "20")
+    assert seen == [{"max_train_samples": 20}]
+
+
 def test_other_measurements_leave_what_was_made(compressed: Path) -> None:
     folder = compressed
     best = folder / "runs" / "small" / "prune" / "1" / "checkpoints" / "best.ckpt"
