@@ -25,7 +25,8 @@ class QuantizationAware(Callback):
     Args:
         method: As of ``export --quantize``: ``int8-dynamic`` (activations too) and ``int4`` of
             ``onnx``, ``int8-weight-only`` and ``int4-weight-only`` of ``torch``.
-        begin: Fraction of the run after which it begins.
+        begin: Fraction of the run after which it begins. From the start of a training from scratch,
+            it may cost more than it saves.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -34,7 +35,7 @@ class QuantizationAware(Callback):
         Integer-Arithmetic-Only Inference, 2017. https://arxiv.org/abs/1712.05877
     """
 
-    def __init__(self, method: Method, begin: float = 0.0) -> None:
+    def __init__(self, method: Method, begin: float = 0.5) -> None:
         methods = get_args(Method)
         rules = {
             "method": (method in methods, f"is one of {', '.join(methods)}"),

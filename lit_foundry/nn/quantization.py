@@ -122,7 +122,7 @@ def unpack(values: Tensor, scales: Tensor) -> Tensor:
         values = torch.cat([values & 15, values >> 4], -1).to(torch.int8) - 8
     count = scales.shape[-1]
     blocks = values.to(scales.dtype).view(*values.shape[:-1], count, values.shape[-1] // count)
-    return (blocks * scales.unsqueeze(-1)).flatten(-2)
+    return blocks.mul_(scales.unsqueeze(-1)).flatten(-2)  # in place: no second copy in floats
 
 
 class _Straight(torch.autograd.Function):

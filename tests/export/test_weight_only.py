@@ -64,18 +64,19 @@ def test_memory_falls_by_what_the_weights_lose(tmp_path: Path) -> None:
     bert = config["model"]["init_args"]["backbone"]["init_args"]["config"]
     bert |= {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 3}
     config["model"]["init_args"]["optim"] = {"lr": 1e-4}
+    config["trainer"] |= {"max_epochs": 1, "limit_train_batches": 6}
     run: Any = main(["fit", "--config", str(write_config(tmp_path / "big.yaml", config))]).run.path
     best = run / "checkpoints" / "best.ckpt"
     folders = [exporting.export(best, "torch", tmp_path / "float")]
     folders += [exporting.export(best, "torch", tmp_path / m, m) for m in METHODS]
-    ids = torch.randint(5, 300, (1, 16))
+    ids = torch.randint(5, 50, (1, 16))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     sizes = [weights(folder)[1] for folder in folders]
     grown = [growth(folder, batch) for folder in folders]
-    one_layer = 4 * 768 * 3072  # which is in floats while it is multiplied
+    one_layer = 4 * 768 * 3072  # which is in floats while it is multiplied, and packed for that
     for size, memory in zip(sizes[1:], grown[1:], strict=True):
         assert sizes[0] - size > 0.7 * sizes[0]
-        assert grown[0] - memory > 0.8 * (sizes[0] - size) - one_layer
+        assert grown[0] - memory > 0.8 * (sizes[0] - size) - 3 * one_layer
 
 
 def test_tied_weights_stay_one(monkeypatch: pytest.MonkeyPatch) -> None:

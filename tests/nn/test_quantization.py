@@ -115,6 +115,35 @@ def test_training_rounds_as_torchao_does(method: str, columns: int) -> None:
     torch.testing.assert_close(q.unpack(values, scales), q.fake_rows(rows, method).detach())
 
 
+def test_training_makes_up_for_four_bits() -> None:
+    random = torch.Generator().manual_seed(1)
+    inputs = torch.randn(4096, 64, generator=random)
+    chances = (inputs @ torch.randn(64, 3, generator=random)).softmax(1)
+    labels = torch.multinomial(chances, 1, generator=random).flatten()
+
+    def train(network: nn.Module) -> nn.Module:
+        optimizer = torch.optim.Adam(network.parameters())
+        for step in range(400):
+            optimizer.param_groups[0]["lr"] = 0.003 * (1 - step / 400)
+            rows = torch.randint(4096, (256,), generator=random)
+            optimizer.zero_grad()
+            F.cross_entropy(network(inputs[rows]), labels[rows]).backward()
+            optimizer.step()
+        return network
+
+    def loss(network: nn.Module) -> float:
+        with torch.no_grad():
+            return float(F.cross_entropy(network(inputs), labels))
+
+    torch.manual_seed(1)
+    sizes = (nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    plain = train(nn.Sequential(*sizes))
+    aware = copy.deepcopy(plain)
+    for network in (train(plain), aware):  # as many steps of both
+        q.put_fakes(q.layers(network, ""), "int4")
+    assert loss(train(aware)) < 0.7 * loss(plain)
+
+
 def test_a_copy_of_a_rounding_layer_has_weights_of_its_own() -> None:
     layer = nn.Linear(64, 4)
     q.put_fakes({"": layer}, "int4")
