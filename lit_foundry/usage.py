@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, NoReturn
 
-Quantization = Literal["int8-dynamic", "int8-static", "int4"]  # of ONNX models
+Quantization = Literal[
+    "int8-dynamic", "int8-static", "int4", "int8-weight-only", "int4-weight-only"
+]  # the last two of torch, the others of ONNX models
 
 USAGE = """\
 Train and evaluate any task on any data.
@@ -122,7 +124,8 @@ usage: python -m lit_foundry export --ckpt_path FILE --format {hf,onnx,torch,saf
                     --model.init_from
   --quantize int8-dynamic  of onnx: weights in 8 bits, activations rounded batch by batch, for
                     transformers; int8-static: by the range of 128 training samples, for networks
-                    of convolutions; int4: weights in 4 bits
+                    of convolutions; int4: weights in 4 bits. Of torch, by lit-foundry[torchao]:
+                    int8-weight-only and int4-weight-only, whose activations are floats
   --output DIR      folder to write; <run>/export/<format>, or <format>-<method>, if left out
   --import MODULES  modules of your own that the checkpoint's classes lie in
 

@@ -9,6 +9,7 @@ from lit_foundry.callbacks.low_rank import LowRank
 from lit_foundry.callbacks.predictions import PredictionWriter
 from lit_foundry.callbacks.progress_bar import ProgressBar
 from lit_foundry.callbacks.pruning import Pruning
+from lit_foundry.callbacks.quantization_aware import QuantizationAware
 from lit_foundry.callbacks.recovery import Recovery
 from lit_foundry.callbacks.run_record import RunRecord
 from lit_foundry.callbacks.samples import Samples
@@ -27,6 +28,7 @@ __all__ = [
     "PredictionWriter",
     "ProgressBar",
     "Pruning",
+    "QuantizationAware",
     "Recovery",
     "RunRecord",
     "Samples",

@@ -20,6 +20,7 @@ from lit_foundry.nn.pruning.groups import indices, remove, shrunk
 from lit_foundry.nn.pruning.plan import Keep, Plan
 from lit_foundry.nn.pruning.scores import Score, gate_gradients, magnitudes
 from lit_foundry.nn.pruning.units import Kind
+from lit_foundry.recipe import differences
 from lit_foundry.training.finetune import ROUNDING
 from lit_foundry.training.progress import progress
 
@@ -99,6 +100,7 @@ class Pruning(Callback):
         """Return what a resumed run goes on from."""
         return {
             "done": self._done,
+            "options": self._options(),
             "scores": self._scores,
             "shares": self._shares,
             "before": self._before,
@@ -106,11 +108,25 @@ class Pruning(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there.
+
+        Raises:
+            ValueError: If the run was begun with other options.
+        """
+        begun = state_dict.get("options", {})  # of what earlier versions wrote, none are known
+        if told := differences(begun, self._options() if begun else {}, "Pruning"):
+            raise ValueError(
+                f"The run was begun with other options of Pruning ({', '.join(told)}): begin "
+                "another with --resume never."
+            )
         self._restored = state_dict
         self._done = state_dict["done"]
         self._scores, self._shares = dict(state_dict["scores"]), dict(state_dict["shares"])
         self._before = dict(state_dict["before"])
+
+    def _options(self) -> dict[str, Any]:
+        names = ("target", "of", "score", "rounds", "by_layer", "least", "multiple_of")
+        return {name: getattr(self, name) for name in names} | {"parts": [*self.parts]}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find what can be removed, and whether that is enough.

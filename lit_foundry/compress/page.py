@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -29,7 +28,6 @@ def write(
         lines: What to say first.
         warnings: What else went wrong.
     """
-    files = [folder.parent / each.name / SETTINGS for each in results]
     with naming(folder / "index.html"), workspace(folder) as place:
         image = place / "images" / "pareto.png"
         plot_pareto(results, image)
@@ -42,8 +40,8 @@ def write(
             items=[table(worth(results)), table(costs(results)), picture],
             notes=[machine()],
             stages={
-                f"{each.name}: {each.path}": yaml.safe_dump(settings, sort_keys=False)
-                for each, settings in zip(results, map(_settings, files), strict=True)
+                f"{each.name}: {each.path}": _settings(folder.parent / each.name / SETTINGS)
+                for each in results
             },
         )
         (place / "index.html").write_text(text, encoding="utf-8")
@@ -52,8 +50,13 @@ def write(
     return folder / "index.html"
 
 
-def _settings(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _settings(path: Path) -> str:
+    """Return what a stage was made with, as one would write it."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    configs = told.pop("configs", {})
+    own = {key: value for key, value in told.items() if value and key != "key"}
+    parts = [f"# {name}\n{text}" for name, text in configs.items()]
+    return "\n".join([yaml.safe_dump(own, sort_keys=False), *parts])
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> Table:

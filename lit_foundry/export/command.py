@@ -1,5 +1,6 @@
 """Write the network of a checkpoint in a form that others load, once its outputs were compared."""
 
+import copy
 import io
 import json
 import logging
@@ -21,6 +22,8 @@ from lit_foundry.checkpoints.files import MANIFEST, CheckpointError, load_data, 
 from lit_foundry.data.image.decoded import DecodedImages
 from lit_foundry.export.image_samples import pixels_of_files
 from lit_foundry.export.quantization import LEAST, METHODS, agreement, calibration, quantize
+from lit_foundry.export.weight_only import METHODS as WEIGHT_ONLY
+from lit_foundry.export.weight_only import check_installed, quantize_weights
 from lit_foundry.nn import Network
 from lit_foundry.nn.image.network import ImageNetwork
 from lit_foundry.recipe import import_named
@@ -84,8 +87,8 @@ def export(
         ckpt_path: Checkpoint of a task that declares a network.
         format: ``hf``, ``onnx``, ``torch`` or ``safetensors``.
         output: Folder to write; None takes ``<run>/export/<format>``, with ``quantization``.
-        quantization: How an ``onnx`` model is put into fewer bits, as in ``export.quantization``;
-            None not at all.
+        quantization: How an ``onnx`` model is put into fewer bits, as in ``export.quantization``,
+            or a ``torch`` program, as in ``export.weight_only``; None not at all.
         changes: Arguments of the data that are set otherwise, such as ``root``.
 
     Returns:
@@ -133,13 +136,17 @@ def export(
         if format == "safetensors":
             write_safetensors(task, partial)
         else:
+            written = network
+            if quantization and format == "torch":
+                quantize_weights(written := copy.deepcopy(network), quantization)
             with traced(task, format):
                 {"hf": write_hf, "onnx": write_onnx, "torch": write_torch}[format](
-                    network, partial, data.labels
+                    written, partial, data.labels
                 )
         if quantization:
             samples = calibration(data, network.inputs)
-            quantize(partial / "model.onnx", quantization, samples)
+            if format == "onnx":
+                quantize(partial / "model.onnx", quantization, samples)
             manifest["quantization"] = quantization  # whose numbers share bytes, and have scales
             manifest["parameters"] = sum(p.numel() for p in network.parameters())
         network.complete(partial, tokenizer)
@@ -150,7 +157,7 @@ def export(
             most = float("inf") if quantization else TOLERANCE[format]
             manifest["difference"] = compare(network, partial, format, cases, most)
         if quantization:
-            manifest["agreement"] = compare_classes(network, partial, quantization, samples)
+            manifest["agreement"] = compare_classes(network, partial, format, quantization, samples)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return output
 
@@ -162,8 +169,13 @@ def check_backend(format: str, quantization: str | None = None) -> None:
         CheckpointError: If the format takes no such quantization.
         ModuleNotFoundError: If a package is missing.
     """
-    if quantization and format != "onnx":
-        raise CheckpointError(f"--quantize {quantization} is for --format onnx, and not {format}.")
+    goal = "torch" if quantization in WEIGHT_ONLY else "onnx"
+    if quantization and format != goal:
+        raise CheckpointError(
+            f"--quantize {quantization} is for --format {goal}, and not {format}."
+        )
+    if quantization and goal == "torch":
+        check_installed(quantization)
     if format == "onnx" and not (find_spec("onnxscript") and find_spec("onnxruntime")):
         raise ModuleNotFoundError("--format onnx: pip install 'lit-foundry[onnx]'.")
 
@@ -269,14 +281,18 @@ def compare(
 
 
 def compare_classes(
-    network: Network, folder: Path, method: str, samples: Sequence[Mapping[str, torch.Tensor]]
+    network: Network,
+    folder: Path,
+    format: str,
+    method: str,
+    samples: Sequence[Mapping[str, torch.Tensor]],
 ) -> float:
     """Return the share of samples on which a quantized network agrees with what it was.
 
     Raises:
         CheckpointError: If that is too small.
     """
-    logits = exported_logits(folder, "onnx", network.inputs)
+    logits = exported_logits(folder, format, network.inputs)
     found = agreement(lambda batch: network(*batch.values()), logits, samples)
     if found < LEAST:
         raise CheckpointError(

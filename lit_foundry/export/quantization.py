@@ -138,13 +138,12 @@ def _four_bits(path: Path, model: Any, names: list[str], batches: Any) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Let onnxruntime keep to itself what it would do otherwise."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # some of its loggers have levels of their own
     try:
         yield
     finally:
-        root.setLevel(level)
+        logging.disable(level)
 
 
 def fed(batch: Mapping[str, Tensor]) -> Feed:

@@ -1,5 +1,7 @@
 """Networks in plain torch: backbones, heads and the contract between them."""
 
+import logging
+
 from lit_foundry.nn.backbone import Backbone, restoring
 from lit_foundry.nn.features import Features
 from lit_foundry.nn.heads import DenseHead, LinearHead
@@ -13,6 +15,12 @@ from lit_foundry.nn.network import Network
 from lit_foundry.nn.text.decoder import TextDecoder
 from lit_foundry.nn.text.encoder import TextEncoder
 from lit_foundry.nn.text.language_head import LanguageHead
+
+# transformers imports torchao where it is installed, which has torch log at each start what it will
+# no longer take one day: nothing to us.
+logging.getLogger("torch.utils._pytree").addFilter(
+    lambda record: "register_constant() on Enum" not in record.getMessage()
+)
 
 __all__ = [
     "Airbench",

@@ -229,6 +229,8 @@ def test_rounds_after_the_last_unit_that_can_go(score: Any, tmp_path: Path) -> N
     task, copies, _ = fit(tmp_path, "bert", prune)
     assert prune._plans["backbone"].groups == []
     start = copies.folder.parent / "recovery-6.ckpt"
+    with pytest.raises(ValueError, match=r"other options of Pruning \(.*target"):
+        fit(tmp_path, "bert", Pruning(0.8, **SHRUNK | options), resume=start)  # type: ignore[arg-type]
     again = Pruning(0.75, **SHRUNK | options)  # type: ignore[arg-type]
     resumed, _, _ = fit(tmp_path, "bert", again, resume=start)
     assert_same(state(resumed), state(task))
