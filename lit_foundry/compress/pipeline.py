@@ -22,11 +22,12 @@ from lit_foundry.checkpoints.files import MANIFEST, CheckpointError
 from lit_foundry.compress.benchmark import benchmark
 from lit_foundry.compress.command import facts
 from lit_foundry.compress.evaluation import Split, compare, evaluate
-from lit_foundry.compress.process import fit, wait
+from lit_foundry.compress.process import fit, mistake, wait
 from lit_foundry.compress.result import SETTINGS, Result, keep
 from lit_foundry.export.command import check_backend, export
 from lit_foundry.runs.lock import lock
 from lit_foundry.runs.past import run_folder
+from lit_foundry.usage import UsageError
 
 START = "start"  # what the network is called that everything begins with
 ROUNDING = 1e-9  # of differences of scores
@@ -147,9 +148,7 @@ def run(pipeline: Pipeline) -> Iterator[list[Result]]:
         LimitError: If a stage goes beyond its limits, after its result.
         CheckpointError: If another process is at work in the folder, or a stage made nothing.
     """
-    for stage in pipeline.stages:
-        if stage.export:
-            check_backend(stage.export, stage.quantize)
+    check(pipeline)
     pipeline.folder.mkdir(parents=True, exist_ok=True)
     lock(pipeline.folder, "take another --experiment")
     wait(pipeline.folder)
@@ -172,19 +171,45 @@ def run(pipeline: Pipeline) -> Iterator[list[Result]]:
             )
 
 
+def check(pipeline: Pipeline) -> None:
+    """Check all stages before the first one takes its hours.
+
+    Raises:
+        UsageError: If the keys of a fit are wrong.
+        ModuleNotFoundError: If a package is missing that an export needs.
+    """
+    made = {START: pipeline.start}
+    for stage in pipeline.stages:
+        made[stage.name] = pipeline.folder / stage.name
+        told = _read(pipeline.folder / stage.name / SETTINGS)
+        if stage.export:
+            check_backend(stage.export, stage.quantize)
+            continue
+        begun = told == {"key": told.get("key"), **_settings(pipeline, stage)}
+        if not begun and (wrong := mistake(_words(pipeline, stage, made))):
+            raise UsageError(f"The fit of the stage {stage.name}: {wrong}")
+
+
 def _begin_stage(pipeline: Pipeline, stage: Stage, before: str) -> str:
     """Prepare the folder of a stage, and return what says whether it is the same as before."""
+    settings = _settings(pipeline, stage)
+    parts = settings["configs"].values()  # wherever these lie
+    text = json.dumps([before, stage.name, *parts, settings | {"configs": None}])
+    key = hashlib.sha256(text.encode()).hexdigest()
+    _begin(pipeline.folder / stage.name, settings, key)
+    return key
+
+
+def _settings(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
+    """Return what a stage is made with."""
     parts = {str(path): text for each in stage.fit for path, text in parts_of(each).items()}
-    settings = {
+    return {
         "set": dict(stage.set),
         "data": dict(pipeline.data),
         "export": stage.export,
         "quantize": stage.quantize,
+        "configs": parts,
     }
-    text = json.dumps([before, stage.name, *parts.values(), settings])
-    key = hashlib.sha256(text.encode()).hexdigest()
-    _begin(pipeline.folder / stage.name, {**settings, "configs": parts}, key)
-    return key
 
 
 def parts_of(config: Path) -> dict[Path, str]:
@@ -241,13 +266,7 @@ def _make(pipeline: Pipeline, stage: Stage, made: Mapping[str, Path]) -> Path:
             export(of, stage.export, output, stage.quantize, pipeline.data)
         return output
     if not finished(folder):
-        words = [word for config in stage.fit for word in ("--config", str(config))]
-        keys = {f"data.{key}": value for key, value in pipeline.data.items()}
-        for key, value in (keys | {k: _filled(v, made) for k, v in stage.set.items()}).items():
-            words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
-        words.append(f"--trainer.default_root_dir={pipeline.folder.parent}")
-        words.append(f"--experiment={pipeline.folder.name}/{stage.name}")
-        fit([*words, "--resume=auto"], pipeline.folder)
+        fit([*_words(pipeline, stage, made), "--resume=auto"], pipeline.folder)
         if not finished(folder):
             raise CheckpointError(
                 f"the fit of the stage {stage.name} left no finished run in {folder}: does it set "
@@ -260,6 +279,16 @@ def _make(pipeline: Pipeline, stage: Stage, made: Mapping[str, Path]) -> Path:
             "longer, or validate earlier (trainer.val_check_interval)."
         )
     return best
+
+
+def _words(pipeline: Pipeline, stage: Stage, made: Mapping[str, Path]) -> list[str]:
+    """Return what follows ``fit`` on the command line of a stage."""
+    words = [word for config in stage.fit for word in ("--config", str(config))]
+    keys = {f"data.{key}": value for key, value in pipeline.data.items()}
+    for key, value in (keys | {k: _filled(v, made) for k, v in stage.set.items()}).items():
+        words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
+    words.append(f"--trainer.default_root_dir={pipeline.folder.parent}")
+    return [*words, f"--experiment={pipeline.folder.name}/{stage.name}"]
 
 
 def finished(folder: Path) -> bool:

@@ -35,12 +35,10 @@ def fit(words: Sequence[str], folder: Path) -> None:
         SystemExit: With the exit code of the fit, if it is not 0; or after a signal, which the fit
             need not have heeded in its last step.
     """
-    places = os.pathsep.join(place for place in sys.path if place)
-    environment = os.environ | {"PYTHONPATH": places}
     with _held(folder / HELD) as lock:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__, str(os.getpid()), "fit", *words],
-            env=environment,
+            env=_environment(),
             pass_fds=[lock],  # the lock lasts as long as the fit has it open
             process_group=0,  # what a terminal sends comes once, from here
         )
@@ -48,6 +46,20 @@ def fit(words: Sequence[str], folder: Path) -> None:
             code = process.wait() or -next(iter(received), 0)
     if code:
         sys.exit(code if code > 0 else 128 - code)
+
+
+def mistake(words: Sequence[str]) -> str | None:
+    """Return what is wrong with the words of a fit, as it tells that itself; None if nothing is."""
+    command = [sys.executable, "-P", "-m", "lit_foundry", "fit", *words, "--print_config"]
+    done = subprocess.run(
+        command, env=_environment(), capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    said = done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"]
+    return said[-1].removeprefix("error: ") if done.returncode else None
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
 
 
 def wait(folder: Path) -> None:

@@ -79,6 +79,7 @@ def use(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Work in a folder; fits take place in this process, and what is tested elsewhere does not."""
     patch.chdir(folder)
     patch.setattr(pipeline, "fit", in_process)
+    patch.setattr(pipeline, "mistake", lambda words: None)
     patch.setattr(benchmark, "growth", lambda *args: 0)
 
 
@@ -411,3 +412,14 @@ def test_no_folder_is_set_aside_that_an_orphaned_fit_works_in(
     next(pipeline.run(pipeline.Pipeline(place, compressed / "other", [])))
     assert stays == [True]
     assert (place / "start.1").exists()
+
+
+@pytest.mark.slow
+def test_a_wrong_key_of_a_fit_is_told_before_anything_is_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "mistake", process.mistake)
+    wrong = {**PRUNE, "set": {**PRUNE["set"], "model.optim.lrr": 1}}
+    with pytest.raises(UsageError, match=r"stage last: --model\.optim\.lrr: .* Did you mean 'lr'"):
+        compress(write(folder, stages={"last": wrong}))
+    assert not (folder / "runs").exists()
