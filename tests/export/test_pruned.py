@@ -171,6 +171,7 @@ print(json.dumps([float(scores["val/acc"]), right / 20, found.probs.tolist()]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "target", "left"), [("heads", 0.75, {1}), ("neurons", 0.63, {4})]
 )
@@ -190,7 +191,9 @@ def test_the_best_of_a_pruned_run_scores_alike_in_another_process(
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(checkpoint)]
     path = os.pathsep.join((str(REPO), os.environ.get("PYTHONPATH", "")))
     environment = os.environ | {"PYTHONPATH": path}
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     val, right, probs = json.loads(said.stdout.splitlines()[-1])
     summary = json.loads((cli.run.path / "summary.json").read_text(encoding="utf-8"))
     assert summary["best_metric"] == "val/acc"
