@@ -52,6 +52,8 @@ def quantize(path: Path, method: str, batches: Sequence[Mapping[str, Tensor]]) -
     if path.with_name(f"{path.name}.data").exists() or path.stat().st_size > MOST_BYTES:
         raise CheckpointError(f"--quantize takes models up to {MOST_BYTES / 1e9} GB.")
     model = onnx.load(str(path))
+    if method != "int8-static":
+        _as_products(model)
     names = of_weights(model)
     if not names:
         raise CheckpointError(f"--quantize {method}: the network has no layer that is quantized.")
@@ -67,6 +69,18 @@ def of_weights(model: Any) -> list[str]:
     place = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Gather": 0}
     found = [node for node in model.graph.node if node.op_type in place]
     return [node.name for node in found if node.input[place[node.op_type]] in weights]
+
+
+def _as_products(model: Any) -> None:
+    """Make products with a bias plain ones: with four bits, onnxruntime takes no others.
+
+    With ranges of each batch, it would do so itself, under names that are not asked for.
+    """
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    graph = ONNXModel(model)
+    graph.replace_gemm_with_matmul()
+    graph.clean_initializers()
 
 
 def _dynamic(path: Path, model: Any, names: list[str], batches: Any) -> None:
