@@ -157,7 +157,9 @@ def export(
             most = float("inf") if quantization else TOLERANCE[format]
             manifest["difference"] = compare(network, partial, format, cases, most)
         if quantization:
-            manifest["agreement"] = compare_classes(network, partial, format, quantization, samples)
+            manifest["agreement"] = compare_predictions(
+                network, partial, format, quantization, samples, task.predicts
+            )
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return output
 
@@ -280,12 +282,13 @@ def compare(
     return worst
 
 
-def compare_classes(
+def compare_predictions(
     network: Network,
     folder: Path,
     format: str,
     method: str,
     samples: Sequence[Mapping[str, torch.Tensor]],
+    predicts: str | None,
 ) -> float:
     """Return the share of samples on which a quantized network agrees with what it was.
 
@@ -293,7 +296,7 @@ def compare_classes(
         CheckpointError: If that is too small.
     """
     logits = exported_logits(folder, format, network.inputs)
-    found = agreement(lambda batch: network(*batch.values()), logits, samples)
+    found = agreement(lambda batch: network(*batch.values()), logits, samples, predicts)
     if found < LEAST:
         raise CheckpointError(
             f"--quantize {method}: the outputs agree with the checkpoint's on {found:.0%} of "

@@ -22,6 +22,7 @@ METHODS: tuple[str, ...] = get_args(Quantization)
 CALIBRATION, ROWS = 128, 8  # training samples, and how many of them at once
 BLOCK = 32  # weights that share a scale, in 4 bits
 LEAST = 0.9  # share of samples on which the network in fewer bits has to agree
+NEAR = 0.25  # standard deviations by which values that agree may differ
 MOST_BYTES = 1.5e9  # of a model in one file
 
 Feed = dict[str, NDArray[Any]]
@@ -177,11 +178,29 @@ def calibration(data: Any, inputs: Sequence[str]) -> list[dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def agreement(one: Logits, other: Logits, batches: Sequence[Mapping[str, Tensor]]) -> float:
-    """Return the share of outputs whose most probable class, or whose sign, is the same."""
+def agreement(
+    one: Logits, other: Logits, batches: Sequence[Mapping[str, Tensor]], predicts: str | None
+) -> float:
+    """Return the share of samples, or of tokens, of which two networks say the same.
+
+    That is the most probable class, which of several classes apply, or values that differ by less
+    than ``NEAR`` of the first network's standard deviation.
+
+    Args:
+        one: A network.
+        other: What it is compared with.
+        batches: Samples.
+        predicts: Kind of what both predict.
+    """
+    pairs = [[logits(batch).float() for logits in (one, other)] for batch in batches]
+    near = NEAR * torch.cat([pair[0] for pair in pairs]).std(0) if predicts == "value" else None
     same: list[Tensor] = []
-    for batch in batches:
-        pair = [logits(batch).float() for logits in (one, other)]
-        said = [x.argmax(-1) if x.shape[-1] > 1 else x > 0 for x in pair]
-        same.append((said[0] == said[1]).flatten())
+    for batch, (mine, theirs) in zip(batches, pairs, strict=True):
+        if near is not None:
+            same.append(((mine - theirs).abs() <= near).view(len(mine), -1).all(1))
+        elif predicts == "classes" or mine.shape[-1] == 1:
+            same.append(((mine > 0) == (theirs > 0)).all(-1))
+        else:
+            equal = mine.argmax(-1) == theirs.argmax(-1)
+            same.append(equal[batch["attention_mask"].bool()] if equal.ndim > 1 else equal)
     return float(torch.cat(same).float().mean())

@@ -109,17 +109,36 @@ def test_what_disagrees_leaves_an_older_export_alone(
     assert (folder / "model.onnx").read_bytes() == before
 
 
-def test_agreement_counts_equal_classes_and_signs() -> None:
+def test_agreement_counts_what_is_predicted_alike() -> None:
     batches: Any = [
         {"x": torch.tensor([[1.0, 2.0], [3.0, 0.0]])},
         {"x": torch.tensor([[5.0, 4.0]])},
     ]
-    found = quantization.agreement(
-        lambda b: b["x"], lambda b: b["x"] * torch.tensor([1, 3]), batches
-    )
-    assert found == pytest.approx(2 / 3)
-    values = quantization.agreement(lambda b: b["x"][:, :1], lambda b: 2 - b["x"][:, :1], batches)
-    assert values == pytest.approx(1 / 3)
+
+    def agreement(predicts: str, weigh: Any, part: Any = lambda x: x) -> float:
+        return quantization.agreement(
+            lambda b: part(b["x"]), lambda b: weigh(part(b["x"])), batches, predicts
+        )
+
+    assert agreement("class", lambda x: x * torch.tensor([1, 3])) == pytest.approx(2 / 3)
+    assert agreement("class", lambda x: 2 - x, lambda x: x[:, :1]) == pytest.approx(1 / 3)
+    # Of several classes each counts by itself, not the most probable one.
+    assert agreement("classes", lambda x: x * torch.tensor([1, 3])) == 1
+    assert agreement("classes", lambda x: x - 1.5) == pytest.approx(2 / 3)
+    # Values lie near each other: their deviations here are 2.
+    for part in (lambda x: x, lambda x: x[:, :1], lambda x: x[:, 0]):
+        assert agreement("value", lambda x: x + 0.4, part) == 1
+        assert agreement("value", lambda x: x + 0.6, part) == 0
+        assert agreement("value", lambda x: x.clamp(max=4.2), part) == pytest.approx(2 / 3)
+
+
+def test_agreement_of_tags_leaves_padding_out() -> None:
+    logits = torch.tensor([[[1.0, 0], [0, 1], [1, 0]]])
+    batches: Any = [{"x": logits, "attention_mask": torch.tensor([[1, 1, 0]])}]
+    for change, expected in (([1, 1, -1], 1), ([1, -1, 1], 0.5)):
+        other = logits * torch.tensor(change)[:, None]
+        found = quantization.agreement(lambda b: b["x"], lambda b, o=other: o, batches, "tags")
+        assert found == expected
 
 
 def test_only_onnx_is_quantized_so(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
