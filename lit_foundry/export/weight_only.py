@@ -40,7 +40,7 @@ def quantize_weights(network: nn.Module, method: str) -> None:
         method: One of ``METHODS``.
 
     Raises:
-        CheckpointError: If it has nothing to quantize, or convolutions hold most of its weights.
+        CheckpointError: If it has nothing to quantize, or others hold most of its weights.
     """
     try:
         found = layers(network, f"--quantize {method}")

@@ -3,6 +3,7 @@
 Shapes: N rows of a weight, K columns, G blocks of a row.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ def layers(network: nn.Module, who: str) -> dict[str, Layer]:
         who: Option or class that asks, for messages.
 
     Raises:
-        ValueError: If it has no linear layer, or convolutions hold most of its weights.
+        ValueError: If it has no linear layer, or layers of other kinds hold most of its weights.
     """
     modules = dict(network.named_modules())
     # A class derived from one of them may compute something else, or be read past its forward.
@@ -35,11 +36,17 @@ def layers(network: nn.Module, who: str) -> dict[str, Layer]:
     }
     if not any(isinstance(layer, nn.Linear) for layer in found.values()):
         raise ValueError(f"{who} takes linear layers and embeddings, and the network has none.")
-    convolutions = (m for m in modules.values() if isinstance(m, nn.modules.conv._ConvNd))
-    if sum(m.weight.numel() for m in convolutions) > sum(m.weight.numel() for m in found.values()):
+    taken = {layer.weight for layer in found.values()}
+    left: Counter[str] = Counter()  # numbers in the matrices of others
+    for module in modules.values():
+        own = (p for p in module.parameters(recurse=False) if p.ndim > 1 and p not in taken)
+        left[type(module).__name__] += sum(p.numel() for p in own)
+    if left.total() > sum(weight.numel() for weight in taken):
+        [(kind, _)] = left.most_common(1)
+        method = "int8-static" if kind.startswith("Conv") and kind[-1] == "d" else "int8-dynamic"
         raise ValueError(
-            f"{who} leaves convolutions alone, which hold most weights here: take --format onnx "
-            "--quantize int8-static."
+            f"{who} leaves layers such as {kind} alone, which hold most weights here: take "
+            f"--format onnx --quantize {method}."
         )
     return found
 
@@ -49,47 +56,12 @@ def bits(method: str, columns: int) -> int:
     return 4 if method == "int4" or (method == "int4-weight-only" and columns % BLOCK == 0) else 8
 
 
-class IntegerLinear(nn.Module):
-    """A linear layer whose weight has 8 bits, or 4 of which two share a byte.
-
-    The weight is made anew in each call, and gone after it.
+class Integers(nn.Module):
+    """A weight that has 8 bits, or 4 of which two share a byte.
 
     Args:
         values: Integers, (N, K) int8, or (N, K / 2) uint8 of :func:`pack`.
         scales: What they are multiples of, (N, G).
-        bias: Shape (N,), or None.
-    """
-
-    values: Tensor
-    scales: Tensor
-    bias: Tensor | None
-
-    def __init__(self, values: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.register_buffer("values", values)
-        self.register_buffer("scales", scales)
-        self.register_buffer("bias", bias)
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight, (N, K), for those that read it past the layer."""
-        return unpack(self.values, self.scales)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return what the layer makes of its inputs."""
-        if self.values.dtype == torch.uint8:
-            return F.linear(inputs, self.weight, self.bias)
-        # Scaling the outputs instead leaves one pass over the weight.
-        outputs = F.linear(inputs, self.values.to(inputs.dtype)) * self.scales.flatten()
-        return outputs if self.bias is None else outputs + self.bias
-
-
-class IntegerEmbedding(nn.Module):
-    """An embedding whose weight has 8 bits or 4; only the rows that are looked up become floats.
-
-    Args:
-        values: As of :class:`IntegerLinear`.
-        scales: Likewise.
     """
 
     values: Tensor
@@ -104,6 +76,34 @@ class IntegerEmbedding(nn.Module):
     def weight(self) -> Tensor:
         """The weight, (N, K), for those that read it past the layer."""
         return unpack(self.values, self.scales)
+
+
+class IntegerLinear(Integers):
+    """A linear layer whose weight is made anew in each call, and gone after it.
+
+    Args:
+        values: As of :class:`Integers`.
+        scales: Likewise.
+        bias: Shape (N,), or None.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, values: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__(values, scales)
+        self.register_buffer("bias", bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return what the layer makes of its inputs."""
+        if self.values.dtype == torch.uint8:
+            return F.linear(inputs, self.weight, self.bias)
+        # Scaling the outputs instead leaves one pass over the weight.
+        outputs = F.linear(inputs, self.values.to(inputs.dtype)) * self.scales.flatten()
+        return outputs if self.bias is None else outputs + self.bias
+
+
+class IntegerEmbedding(Integers):
+    """An embedding of which only the rows that are looked up become floats."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the rows of ids."""

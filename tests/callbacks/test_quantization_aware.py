@@ -129,7 +129,7 @@ def test_what_is_frozen_stays_as_it_is(tmp_path: Path) -> None:
 def test_what_is_in_the_way_is_told_in_a_line(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     aware = QuantizationAware("int8-dynamic")
-    with pytest.raises(ValueError, match="QuantizationAware leaves convolutions alone"):
+    with pytest.raises(ValueError, match="QuantizationAware leaves layers such as Conv2d"):
         fit(tmp_path, "resnet", aware)
     with pytest.raises(ValueError, match=r"leave out model\.finetune\.lora"):
         fit(tmp_path, "bert", aware, finetune=Finetune(lora=Lora(rank=2)))

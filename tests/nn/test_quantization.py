@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from lit_foundry.nn import TextDecoder
 from lit_foundry.nn import quantization as q
 
 Floats = NDArray[np.float32]
@@ -165,8 +166,12 @@ def test_what_does_not_learn_is_not_rounded() -> None:
     assert torch.equal(layer(inputs), before)
 
 
-def test_networks_without_linear_layers_or_of_convolutions_are_refused() -> None:
+def test_networks_that_linear_layers_are_little_of_are_refused() -> None:
     with pytest.raises(ValueError, match="X takes linear layers and embeddings, and the network"):
         q.layers(nn.Sequential(nn.Embedding(3, 4)), "X")
-    with pytest.raises(ValueError, match="X leaves convolutions alone"):
+    with pytest.raises(ValueError, match=r"X leaves layers such as Conv2d alone.*int8-static"):
         q.layers(nn.Sequential(nn.Conv2d(8, 8, 3), nn.Linear(8, 2)), "X")
+    gpt2 = TextDecoder(config={"model_type": "gpt2", "n_embd": 32, "n_head": 2, "n_layer": 2})
+    network = nn.Sequential(gpt2.encoder.h, nn.Linear(32, 2))
+    with pytest.raises(ValueError, match=r"X leaves layers such as Conv1D alone.*int8-dynamic"):
+        q.layers(network, "X")
