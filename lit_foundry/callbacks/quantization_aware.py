@@ -19,7 +19,8 @@ class QuantizationAware(Callback):
 
     What learns are the floats behind, whose gradients pass the rounding by (straight-through).
     Validation sees rounded weights too; checkpoints hold the floats, and ``export --quantize`` with
-    the same method loses less. What is frozen is not rounded. When it begins, the search for the
+    the same method loses less. What is frozen is rounded too, and keeps its weights. What a network
+    reads past its layer, such as tied output weights, is not. When it begins, the search for the
     best checkpoint starts over, as before, another network was validated.
 
     Args:

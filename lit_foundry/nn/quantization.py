@@ -200,8 +200,8 @@ def fake_tensor(inputs: Tensor, of: Tensor | None = None) -> Tensor:
 class Fake:
     """The forward of a layer in training for fewer bits, which it has as an attribute.
 
-    So its class, its parameters and their names stay what they are. A layer that does not learn
-    computes what it did.
+    So its class, its parameters and their names stay what they are. A layer that does not learn is
+    rounded too, as an export will round it: the others learn to make up for it.
 
     Args:
         layer: Linear layer or embedding.
@@ -214,15 +214,11 @@ class Fake:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the outputs of the layer with rounded weights and, of 8 bits, inputs."""
         layer, method = self.layer, self.method
-        forward: Callable[..., Tensor] = type(layer).forward
-        if not layer.weight.requires_grad:
-            return forward(layer, inputs)
-        if isinstance(layer, nn.Linear):
-            if method == "int8-dynamic":
-                inputs = fake_tensor(inputs)
-            return F.linear(inputs, fake_rows(layer.weight, method), layer.bias)
-        rows = forward(layer, inputs)
         dynamic = method == "int8-dynamic"
+        if isinstance(layer, nn.Linear):
+            inputs = fake_tensor(inputs) if dynamic else inputs
+            return F.linear(inputs, fake_rows(layer.weight, method), layer.bias)
+        rows = nn.Embedding.forward(layer, inputs)
         return fake_tensor(rows, layer.weight) if dynamic else fake_rows(rows, method)
 
 

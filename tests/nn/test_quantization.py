@@ -158,14 +158,6 @@ def test_a_copy_of_a_rounding_layer_has_weights_of_its_own() -> None:
     assert torch.equal(other(inputs), F.linear(inputs, other.weight, other.bias))
 
 
-def test_what_does_not_learn_is_not_rounded() -> None:
-    layer = nn.Linear(64, 4).requires_grad_(False)
-    inputs = torch.randn(2, 64)
-    before = layer(inputs)
-    q.put_fakes({"": layer}, "int8-dynamic")
-    assert torch.equal(layer(inputs), before)
-
-
 def test_networks_that_linear_layers_are_little_of_are_refused() -> None:
     with pytest.raises(ValueError, match="X takes linear layers and embeddings, and the network"):
         q.layers(nn.Sequential(nn.Embedding(3, 4)), "X")
