@@ -121,3 +121,9 @@ class QuantizationAware(Callback):
         """Leave the network of floats."""
         remove_fakes(self._layers)
         self._layers = {}
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave it so too where Lightning tears nothing down."""
+        self.teardown(trainer, pl_module, "fit")

@@ -121,6 +121,21 @@ def test_what_is_frozen_is_rounded_and_keeps_its_weights(tmp_path: Path) -> None
     assert (logits(task) - last.logits).abs().max() < 0.01 * min(head, floats)
 
 
+def test_a_run_that_fails_leaves_no_rounding_behind(tmp_path: Path) -> None:
+    tasks: list[nn.Module] = []
+
+    class Fail(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            """Fail amid a run."""
+            assert rounds(pl_module)
+            tasks.append(pl_module)
+            raise KeyError("of a test")
+
+    with pytest.raises(KeyError, match="of a test"):
+        fit(tmp_path, "bert", QuantizationAware("int4", begin=0), Fail())
+    assert not rounds(tasks[0])
+
+
 def test_what_is_in_the_way_is_told_in_a_line(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     aware = QuantizationAware("int8-dynamic")
