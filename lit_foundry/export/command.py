@@ -130,6 +130,7 @@ def export(
         "data": data.recipe(),
         "data_state": state | {"tokenizer": list(state.get("tokenizer", ()))},
     }
+    samples = calibration(data, network.inputs) if quantization else []  # which may be missing
     with replacing(output) as partial:
         partial.mkdir()
         tokenizer = data.save_preprocessor(partial, network.inputs, task.job == "text-generation")
@@ -144,7 +145,6 @@ def export(
                     written, partial, data.labels
                 )
         if quantization:
-            samples = calibration(data, network.inputs)
             if format == "onnx":
                 quantize(partial / "model.onnx", quantization, samples)
             manifest["quantization"] = quantization  # whose numbers share bytes, and have scales

@@ -110,6 +110,20 @@ def test_what_is_refused_is_told_in_a_line(
     assert not (tmp_path / "export").exists()
 
 
+def test_missing_training_data_are_told_of_before_a_program_is_made(
+    text: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("torchao")
+    made: list[Any] = []
+    monkeypatch.setattr(exporting, "write_torch", lambda *args: made.append(args))
+    gone = {"train": str(tmp_path / "gone.csv")}
+    with pytest.raises(FileNotFoundError, match=r"gone\.csv: no such file"):
+        exporting.export(text, "torch", tmp_path / "q", "int4-weight-only", gone)
+    assert not made
+
+
 @pytest.mark.slow
 def test_convolutions_are_refused_and_an_older_export_stays(image: Path, tmp_path: Path) -> None:  # noqa: F811
     pytest.importorskip("torchao")
