@@ -3,8 +3,10 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -107,6 +109,26 @@ def test_what_disagrees_leaves_an_older_export_alone(
     with pytest.raises(CheckpointError, match=r"agree with the checkpoint's on 50% of training"):
         exporting.export(text, "onnx", folder, "int8-dynamic")
     assert (folder / "model.onnx").read_bytes() == before
+
+
+def test_calibration_takes_training_samples_from_all_over_the_split() -> None:
+    asked: list[str] = []
+
+    class Samples:
+        lengths = np.arange(1000)[::-1] % 7
+
+        def __getitem__(self, rows: list[int]) -> dict[str, torch.Tensor]:
+            return {"x": torch.tensor(rows), "label": torch.zeros(len(rows))}
+
+    data = SimpleNamespace(load=lambda split: asked.append(split) or Samples())
+    batches = quantization.calibration(data, ["x"])
+    assert asked == ["train"]
+    assert [{*batch} for batch in batches] == [{"x"}] * 16
+    found = torch.cat([batch["x"] for batch in batches])
+    assert found.sort().values.diff().unique().tolist() == [7, 8]
+    assert np.all(np.diff(Samples.lengths[found]) >= 0)
+    again = quantization.calibration(data, ["x"])
+    assert all(torch.equal(one["x"], other["x"]) for one, other in zip(batches, again, strict=True))
 
 
 def test_agreement_counts_what_is_predicted_alike() -> None:

@@ -49,7 +49,8 @@ def test_texts_are_labelled_as_before_by_a_smaller_program(
     assert accuracy[0] > 0.9
     assert accuracy[1] >= accuracy[0] - 0.05
     # What it was made by is not needed any more.
-    monkeypatch.setitem(sys.modules, "torchao", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
+        monkeypatch.setitem(sys.modules, name, None)
     texts = ["a bright story with great actors", "an awful dull plot", "poor awful camera"]
     loaded = (lit_foundry.load(path).predict(texts).labels for path in (text, folder))
     assert next(loaded) == next(loaded)
