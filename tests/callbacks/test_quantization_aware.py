@@ -230,3 +230,23 @@ def test_a_killed_run_ends_with_the_same_bits(tiny: Path) -> None:
     write_config(tiny, config)
     assert run_fit(tiny, "whole") == 0
     kill_and_compare(tiny, ([8], [22], [27, 33], [50]))
+
+
+@pytest.mark.slow
+def test_two_ranks_train_what_one_does(tiny: Path) -> None:
+    config = yaml.safe_load(tiny.read_text(encoding="utf-8"))
+    bert = config["model"]["init_args"]["backbone"]["init_args"]["config"]
+    bert |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config["model"]["init_args"]["dropout"] = 0.0
+    init = {"method": "int4", "begin": 0.4}
+    config["trainer"]["callbacks"] = [{"class_path": "QuantizationAware", "init_args": init}]
+    write_config(tiny, config)
+    assert run_fit(tiny, "one") == 0
+    ddp = "--trainer.devices=2", "--trainer.strategy=ddp"
+    assert run_fit(tiny, "two", None, *ddp, ranks=2) == 0
+    folders = (tiny.parent / "runs" / name / "1" / "checkpoints" for name in ("one", "two"))
+    one, two = (read_checkpoint(recoveries(folder)[0]) for folder in folders)
+    for found in (one, two):
+        assert found["callbacks"]["QuantizationAware"] == {"begun": True}
+    for name, tensor in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], tensor, rtol=0, atol=1e-3)
