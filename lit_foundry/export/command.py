@@ -25,7 +25,7 @@ from lit_foundry.export.quantization import LEAST, METHODS, agreement, calibrati
 from lit_foundry.export.weight_only import METHODS as WEIGHT_ONLY
 from lit_foundry.export.weight_only import check_installed, quantize_weights
 from lit_foundry.nn import Network
-from lit_foundry.nn.image.network import ImageNetwork
+from lit_foundry.nn.image.networks.network import ImageNetwork
 from lit_foundry.recipe import import_named
 from lit_foundry.runs.folder import RunFolder
 from lit_foundry.runs.tracking import tracker_of

@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_foundry.checkpoints.files import CheckpointError
 from lit_foundry.data.image.decoded import DecodedImages
 from lit_foundry.nn.image.augment import centre
-from lit_foundry.nn.image.network import ImageNetwork
+from lit_foundry.nn.image.networks.network import ImageNetwork
 
 KINDS = {
     "turned.jpg": "RGB",

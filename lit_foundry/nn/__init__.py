@@ -5,12 +5,12 @@ import logging
 from lit_foundry.nn.backbone import Backbone, restoring
 from lit_foundry.nn.features import Features
 from lit_foundry.nn.heads import DenseHead, LinearHead
-from lit_foundry.nn.image.airbench import Airbench
 from lit_foundry.nn.image.backbone import ImageBackbone
-from lit_foundry.nn.image.encoder import ImageEncoder
-from lit_foundry.nn.image.resnet9 import ResNet9
-from lit_foundry.nn.image.timm_encoder import TimmEncoder
-from lit_foundry.nn.image.torchvision_encoder import TorchvisionEncoder
+from lit_foundry.nn.image.networks.airbench import Airbench
+from lit_foundry.nn.image.networks.encoder import ImageEncoder
+from lit_foundry.nn.image.networks.resnet9 import ResNet9
+from lit_foundry.nn.image.networks.timm_encoder import TimmEncoder
+from lit_foundry.nn.image.networks.torchvision_encoder import TorchvisionEncoder
 from lit_foundry.nn.network import Network
 from lit_foundry.nn.text.decoder import TextDecoder
 from lit_foundry.nn.text.encoder import TextEncoder

@@ -18,7 +18,7 @@ from lit_foundry.nn import Backbone, Network
 from lit_foundry.nn.image.augment import Augment
 from lit_foundry.nn.image.backbone import ImageBackbone
 from lit_foundry.nn.image.mixing import Mixing
-from lit_foundry.nn.image.network import ImageNetwork
+from lit_foundry.nn.image.networks.network import ImageNetwork
 from lit_foundry.nn.image.views import TTA, Views
 from lit_foundry.nn.text.network import TextNetwork
 from lit_foundry.randomness import single_precision

@@ -23,8 +23,8 @@ from lit_foundry.data.batch import ImageBatch
 from lit_foundry.data.image.decoding import Form
 from lit_foundry.export import command as exporting
 from lit_foundry.nn import ImageEncoder, TorchvisionEncoder
-from lit_foundry.nn.image.as_transformers import image_classifier, image_processor
 from lit_foundry.nn.image.augment import centre
+from lit_foundry.nn.image.networks.as_transformers import image_classifier, image_processor
 from tests.conftest import write_config
 from tests.images import noise, write_class_folders, write_kinds
 

@@ -26,9 +26,9 @@ from lit_foundry.nn import (
     TorchvisionEncoder,
     restoring,
 )
-from lit_foundry.nn.image import timm_encoder as timm_module
-from lit_foundry.nn.image.encoder import statistics
-from lit_foundry.nn.image.weights import read_weights
+from lit_foundry.nn.image.networks import timm_encoder as timm_module
+from lit_foundry.nn.image.networks.encoder import statistics
+from lit_foundry.nn.image.networks.weights import read_weights
 
 # Families of torchvision by a small member and the smallest images that it takes here.
 MEMBERS = {

@@ -56,7 +56,7 @@ class TorchvisionEncoder(ImageBackbone):
         std: Sequence[float] | None = None,
         drop_path: float | None = None,
     ) -> None:
-        from lit_foundry.nn.image import torchvision_networks as networks
+        from lit_foundry.nn.image.networks import torchvision_networks as networks
 
         networks.check_name(name)
         ranges.check_probs("model.backbone", drop_path=drop_path)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lit_foundry import ranges
 from lit_foundry.nn.features import Features
-from lit_foundry.nn.image.airbench import CIFAR10_MEAN, CIFAR10_STD
 from lit_foundry.nn.image.backbone import ImageBackbone
+from lit_foundry.nn.image.networks.airbench import CIFAR10_MEAN, CIFAR10_STD
 
 
 class ResNet9(ImageBackbone):

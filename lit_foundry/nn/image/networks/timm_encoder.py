@@ -13,7 +13,7 @@ from lit_foundry.nn.features import Features
 from lit_foundry.nn.image.backbone import ImageBackbone
 from lit_foundry.nn.image.blocks import depth_blocks
 from lit_foundry.nn.image.channels import of_channels
-from lit_foundry.nn.image.weights import in_order, read_weights
+from lit_foundry.nn.image.networks.weights import in_order, read_weights
 from lit_foundry.sources import from_hub
 
 OFFLINE = (

@@ -8,7 +8,7 @@ from torch import nn
 
 from lit_foundry.nn.heads import LinearHead, folded
 from lit_foundry.nn.image.backbone import ImageBackbone
-from lit_foundry.nn.image.encoder import ImageEncoder
+from lit_foundry.nn.image.networks.encoder import ImageEncoder
 from lit_foundry.nn.transformers_config import described
 
 OTHERWISE = "Export with --format safetensors, onnx or torch."

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_foundry.nn.image.as_transformers import image_classifier, image_processor
 from lit_foundry.nn.image.backbone import ImageBackbone, random_images
+from lit_foundry.nn.image.networks.as_transformers import image_classifier, image_processor
 from lit_foundry.nn.image.views import Views
 from lit_foundry.nn.network import Headed, Network
 

@@ -14,7 +14,7 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 from torchvision.ops import StochasticDepth
 
 from lit_foundry.nn.image.channels import spread
-from lit_foundry.nn.image.weights import load_weights, read_weights
+from lit_foundry.nn.image.networks.weights import load_weights, read_weights
 
 # Made for images of one size, with the argument that says which.
 SIZED = {"vit": "image_size", "maxvit": "input_size"}

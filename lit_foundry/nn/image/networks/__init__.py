@@ -1,0 +1,1 @@
+"""Image networks, a file each."""
