@@ -118,6 +118,16 @@ def uniforms(keys: Tensor, size: int, stream: int) -> Tensor:
     return as_uniform(hashes(keys, size, stream))
 
 
+def normals(keys: Tensor, size: int, stream: int) -> Tensor:
+    """Return ``size`` numbers for each key, of the standard normal distribution, (B, size).
+
+    Source: Box and Muller, A Note on the Generation of Random Normal Deviates, 1958.
+        https://doi.org/10.1214/aoms/1177706645
+    """
+    radius, angle = uniforms(keys, 2 * size, stream).chunk(2, 1)
+    return torch.sqrt(-2 * torch.log1p(-radius)) * torch.cos(2 * torch.pi * angle)
+
+
 def philox(seed: int, epoch: int) -> np.random.Generator:
     """Return a generator that is a function of seed and epoch, with no state to save."""
     key = np.array([seed % 2**64, epoch], np.uint64)

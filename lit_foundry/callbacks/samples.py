@@ -1,21 +1,28 @@
-"""What a language model makes of some texts, written down at each validation."""
+"""What a network makes of some samples, texts or images, written down at each validation."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lit_foundry.report import plots
 from lit_foundry.runs.folder import RunFolder
 from lit_foundry.runs.tracking import trackers
+from lit_foundry.tasks.pictures import Images, Shown
 
 
 class Samples(Callback):
-    """Writes ``samples/<step>.txt`` of the first texts that validate, and tells the loggers.
+    """Shows what a network makes of the first samples that validate, and tells the loggers.
+
+    A task that has ``samples`` has their texts written to ``samples/<step>.txt``; one that has
+    ``pictures`` has these drawn as ``pictures/<step>/<name>.png``.
 
     Args:
         run: Folder of the run.
-        count: Number of texts.
+        count: Number of samples, as far as the first batch has them.
     """
 
     def __init__(self, run: RunFolder, count: int = 4) -> None:
@@ -40,7 +47,12 @@ class Samples(Callback):
         batch, self._batch = self._batch, None
         if trainer.sanity_checking or batch is None or not trainer.is_global_zero:
             return
-        samples = pl_module.samples(batch, pl_module.tokenizer)
+        if hasattr(pl_module, "pictures"):
+            self._show(trainer, pl_module.pictures(batch))
+        else:
+            self._write(trainer, pl_module.samples(batch, pl_module.tokenizer))
+
+    def _write(self, trainer: Trainer, samples: list[str]) -> None:
         text = "\n\n".join(samples) + "\n"
         self.run.write(f"samples/{trainer.global_step}.txt", text)
         for logger in trainer.loggers:
@@ -49,3 +61,25 @@ class Samples(Callback):
                 logger.experiment.add_text("samples", shown, trainer.global_step)
         for tracker in trackers(trainer):
             tracker.log_samples(samples, trainer.global_step)
+
+    def _show(self, trainer: Trainer, pictures: Mapping[str, Shown]) -> None:
+        step = trainer.global_step
+        folder = self.run.path / "pictures" / str(step)
+        paths = {name: folder / f"{name}.png" for name in pictures}
+        for name, picture in pictures.items():
+            draw(picture, paths[name])
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, path in paths.items():
+                    pixels = plots.read_image(path)
+                    logger.experiment.add_image(name, pixels, step, dataformats="HWC")
+        for tracker in trackers(trainer):
+            tracker.log_images(paths, step)
+
+
+def draw(picture: Shown, path: Path) -> None:
+    """Draw what a task shows."""
+    if isinstance(picture, Images):
+        plots.plot_rows(picture.rows, path)
+    else:
+        plots.plot_bars(picture.values, picture.unit, picture.things, path)

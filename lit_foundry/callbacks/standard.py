@@ -10,6 +10,8 @@ from lit_foundry.callbacks.samples import Samples
 from lit_foundry.callbacks.throughput import Throughput
 from lit_foundry.runs.folder import RunFolder
 
+SHOWN = {"samples": 4, "pictures": 256}  # samples at most that a task shows, by how
+
 
 def run_callbacks(
     run: RunFolder, task: LightningModule, config: str | None = None
@@ -24,5 +26,6 @@ def run_callbacks(
     monitor, mode = getattr(task, "monitor", None), getattr(task, "mode", "min")
     best = Best(run.checkpoints, monitor, mode)
     recovery = Recovery(run.checkpoints, run.every_minutes, run.every_n_steps)
-    samples = [Samples(run)] if hasattr(task, "samples") else []
+    shows = [count for name, count in SHOWN.items() if hasattr(task, name)]
+    samples = [Samples(run, count) for count in shows]
     return [Compatibility(), Throughput(), RunRecord(run, config), *samples, best, recovery]

@@ -8,6 +8,7 @@ from lit_foundry.nn.heads import DenseHead, LinearHead
 from lit_foundry.nn.image.backbone import ImageBackbone
 from lit_foundry.nn.image.networks.airbench import Airbench
 from lit_foundry.nn.image.networks.encoder import ImageEncoder
+from lit_foundry.nn.image.networks.mlp import MLP
 from lit_foundry.nn.image.networks.resnet9 import ResNet9
 from lit_foundry.nn.image.networks.timm_encoder import TimmEncoder
 from lit_foundry.nn.image.networks.torchvision_encoder import TorchvisionEncoder
@@ -23,6 +24,7 @@ logging.getLogger("torch.utils._pytree").addFilter(
 )
 
 __all__ = [
+    "MLP",
     "Airbench",
     "Backbone",
     "DenseHead",

@@ -68,10 +68,21 @@ def render(runs: Sequence[Run], images: Path, batch: bool = False) -> str:
         settings=settings(runs),
         curves=embed(curves) if has_curves else None,
         batches=batches(runs, images) if batch else {},
+        pictures=pictures(runs),
         waiting=[run for run in runs if not evaluated(run)],
         titles=SPLITS,
         splits={split: found for split in SPLITS if (found := [*blocks(split, runs, images)])},
     )
+
+
+def pictures(runs: Sequence[Run]) -> dict[Run, tuple[int, dict[str, str]]]:
+    """Return step and pictures of the last validation of each run that drew some."""
+    last = {run: run.pictures for run in runs}
+    return {
+        run: (found[0], {name: embed(path) for name, path in found[1].items()})
+        for run, found in last.items()
+        if found
+    }
 
 
 def batches(runs: Sequence[Run], images: Path) -> dict[Run, str]:

@@ -268,3 +268,46 @@ def plot_images(
             if line == 0:
                 place.set_title(shorten(title, 14), fontsize=7)
     save(figure, path)
+
+
+def plot_rows(rows: Mapping[str, Sequence[NDArray[np.uint8]]], path: Path) -> None:
+    """Draw rows of images, (H, W, C), with what each row is beside it.
+
+    They are one picture of the plot, as it is drawn at each validation: a plot of each would take
+    seconds.
+    """
+    height, width = next(iter(rows.values()))[0].shape[:2]
+    columns = max(map(len, rows.values()))
+    gap = max(1, width // 16)
+    sheet = np.full((len(rows) * (height + gap), columns * (width + gap), 3), 255, np.uint8)
+    for i, images in enumerate(rows.values()):
+        for j, image in enumerate(images):
+            top, left = i * (height + gap), j * (width + gap)
+            sheet[top : top + height, left : left + width] = image
+    figure = new_figure(0.8 * columns + 1, 0.8 * len(rows) + 0.1)
+    axes = figure.subplots()
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_yticks([i * (height + gap) + height / 2 for i in range(len(rows))], [*rows])
+    axes.set_xticks([])
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
+    save(figure, path)
+
+
+def plot_bars(values: NDArray[np.float64], unit: str, things: str, path: Path) -> None:
+    """Draw numbers in their order, shape (N,), and say how many are above 0."""
+    figure = new_figure(7.2, 3)
+    axes = figure.subplots()
+    axes.bar(range(len(values)), values, width=1.0, color=color(0))
+    used = f"{things}: {int((values > 0).sum()):,} of {len(values):,} above 0"
+    axes.set(xlabel=used, ylabel=unit, xlim=(-0.5, len(values) - 0.5))
+    axes.grid(alpha=0.3, axis="y")
+    save(figure, path)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read a picture, (H, W, 3)."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

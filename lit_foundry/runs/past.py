@@ -109,6 +109,15 @@ class Run:
         return (int(files[-1].stem), files[-1].read_text(encoding="utf-8")) if files else None
 
     @cached_property
+    def pictures(self) -> tuple[int, dict[str, Path]] | None:
+        """Step and pictures by name of the last validation that drew any."""
+        steps = [p for p in (self.path / "pictures").glob("*") if p.name.isdecimal()]
+        for folder in sorted(steps, key=lambda path: -int(path.name)):
+            if found := {path.stem: path for path in sorted(folder.glob("*.png"))}:
+                return int(folder.name), found
+        return None
+
+    @cached_property
     def metrics(self) -> Series:
         """Steps and values of each logged metric."""
         return read_metrics(self.path / "metrics.csv")

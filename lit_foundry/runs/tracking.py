@@ -182,6 +182,11 @@ class WandbTracker(Logger):
         samples = {"columns": ["sample"], "data": [[text] for text in texts]}
         self._send(metrics={STEP: step}, tables={"samples": samples})
 
+    def log_images(self, images: Mapping[str, Path], step: int) -> None:
+        """Log pictures, PNG by name."""
+        paths = {f"pictures/{name}": str(path.resolve()) for name, path in images.items()}
+        self._send(metrics={STEP: step}, images=paths)
+
     def log_evaluation(self, stage: str, step: int) -> None:
         """Log the predictions and the confusion matrix that lie in the run's folder.
 

@@ -1,17 +1,21 @@
 """Training paradigms, each a LightningModule."""
 
+from lit_foundry.tasks.autoencoder import Autoencoder
 from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.causal_lm import CausalLM
 from lit_foundry.tasks.classification import Classification
 from lit_foundry.tasks.distillation import Distillation
 from lit_foundry.tasks.masked_lm import MaskedLM
 from lit_foundry.tasks.multi_label_classification import MultiLabelClassification
+from lit_foundry.tasks.quantized_autoencoder import QuantizedAutoencoder
 from lit_foundry.tasks.regression import Regression
 from lit_foundry.tasks.step import Stage, Step
 from lit_foundry.tasks.token_classification import TokenClassification
+from lit_foundry.tasks.variational_autoencoder import VariationalAutoencoder
 from lit_foundry.training.finetune import Finetune, Lora
 
 __all__ = [
+    "Autoencoder",
     "CausalLM",
     "Classification",
     "Distillation",
@@ -19,9 +23,11 @@ __all__ = [
     "Lora",
     "MaskedLM",
     "MultiLabelClassification",
+    "QuantizedAutoencoder",
     "Regression",
     "Stage",
     "Step",
     "Task",
     "TokenClassification",
+    "VariationalAutoencoder",
 ]

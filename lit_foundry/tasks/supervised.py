@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics import Metric
 
 from lit_foundry import ranges
@@ -22,14 +20,13 @@ from lit_foundry.nn.image.networks.network import ImageNetwork
 from lit_foundry.nn.image.views import TTA, Views
 from lit_foundry.nn.text.network import TextNetwork
 from lit_foundry.randomness import single_precision
-from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.step import Stage
-from lit_foundry.training.compiling import compile_in_place
+from lit_foundry.tasks.visual import Visual
 from lit_foundry.training.finetune import Finetune
 from lit_foundry.training.optim import OptimConfig
 
 
-class Supervised(Task):
+class Supervised(Visual):
     """A backbone with a head, on texts or images. A subclass implements :meth:`step`.
 
     Args:
@@ -81,44 +78,10 @@ class Supervised(Task):
             )
         self.job = f"{'text' if self.views is None else 'image'}-classification"
         self.compiled = compile
-        self._forward_flops: dict[int, int] = {}  # of a sample, by the size of images
 
     def built_head(self, outputs: int, dropout: float | None) -> nn.Module:
         """Build what turns features into outputs."""
         return self.backbone.classifier(outputs, dropout)
-
-    @property
-    def own_facts(self) -> dict[str, int]:
-        """What the network sees other than the data hold: the size of images, if they are cut."""
-        size = self.views.augment.size if self.views else None
-        return {} if size is None else {"image_size": size}
-
-    def check_data(self, data: Data) -> None:
-        """Check also the sizes of images that the network will see.
-
-        Raises:
-            ValueError: If it cannot see them, or a fact of the data is another than its own.
-        """
-        super().check_data(data)
-        augment = self.views.augment if self.views else Augment()
-        edge = data.facts.get("image_size")
-        if edge is not None:
-            augment.shape(torch.empty(1, 1, edge, edge, device="meta"))
-        backbone: Any = self.backbone
-        if augment.start_size is not None:
-            if backbone.image_size is not None:
-                raise ValueError(
-                    f"model.augment.start_size={augment.start_size} needs a network that takes "
-                    f"images of any size, and this one is made for {backbone.image_size}: leave it "
-                    "out."
-                )
-            backbone.try_size(augment.start_size)
-
-    def setup(self, stage: str) -> None:
-        """Check and initialize; compile what is trained."""
-        super().setup(stage)
-        if self.compiled and stage == "fit":
-            compile_in_place(self.backbone, self.trainer.strategy.root_device)
 
     def view(self, batch: Mapping[str, Any], stage: Stage, number: int = 0) -> Mapping[str, Any]:
         """Return a view of a batch, mixed if that is set: ``target`` then holds shares."""
@@ -134,35 +97,6 @@ class Supervised(Task):
             logits: Tensor = self.head(self.backbone.encode(batch))
             return logits
         return self.views.logits(lambda view: self.head(self.backbone.encode(view)), batch)
-
-    def flops(self, batch: Mapping[str, Any]) -> float:
-        """Return the floating point operations that training on a batch of images takes.
-
-        Three times those of a forward pass, as torch counts them, or one if the backbone is
-        frozen; 0 for texts.
-        """
-        if self.views is None:
-            return 0.0
-        images: Tensor = batch["pixel_values"]
-        height, width = self.views.augment.shape(images)
-        size = self.views.augment.size_at(self.moment.progress, height)
-        if size not in self._forward_flops:
-            image = images[:1, :, :size, : size if size < height else width]
-            self._forward_flops[size] = self._counted(image)
-        learns = any(p.requires_grad for p in self.backbone.parameters())
-        return len(images) * self._forward_flops[size] * (3 if learns else 1)
-
-    def resized(self) -> None:
-        """Count the operations of the smaller network."""
-        self._forward_flops = {}
-
-    @torch.no_grad()
-    def _counted(self, image: Tensor) -> int:
-        self.eval()
-        with FlopCounterMode(display=False) as counter:
-            self.backbone.forward(image)  # past what is compiled
-        self.train()
-        return int(counter.get_total_flops())
 
     def network(self, data: Data) -> Network:
         """Return backbone and head as a function of tensors.

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H height, W width, N positions, D feature width.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from math import isqrt
 from typing import Any, ClassVar
 
 import torch
@@ -84,6 +85,14 @@ class ImageBackbone(Backbone):
     def forward(self, pixel_values: Tensor) -> Features:
         """Compute features of (B, C, H, W) pixels from 0 to 255, uint8 or float."""
         return self.features(self.normalize(pixel_values))
+
+    @staticmethod
+    def grid(features: Features) -> Tensor:
+        """Return the map of a square image's features, (B, D, E, E), without tokens before it."""
+        rows, count, dim = features.tokens.shape
+        edge = isqrt(count)
+        places = features.tokens[:, count - edge**2 :]
+        return places.transpose(1, 2).reshape(rows, dim, edge, edge)
 
     @torch.no_grad()
     def try_size(self, size: int) -> Features:
