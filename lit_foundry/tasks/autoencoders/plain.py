@@ -15,7 +15,12 @@ from lit_foundry.nn import ImageBackbone
 from lit_foundry.nn.decoders import Decoder
 from lit_foundry.nn.image.augment import Augment
 from lit_foundry.nn.image.corruption import Corruption
-from lit_foundry.tasks.reconstruction import Reconstruction, scaled, squared_error, unscaled
+from lit_foundry.tasks.autoencoders.reconstruction import (
+    Reconstruction,
+    scaled,
+    squared_error,
+    unscaled,
+)
 from lit_foundry.tasks.step import Stage, Step
 from lit_foundry.training.finetune import Finetune
 from lit_foundry.training.image_metrics import PeakSignalToNoise

@@ -15,8 +15,13 @@ from lit_foundry.nn.codebooks import Codebook, Quantized, VectorQuantizer
 from lit_foundry.nn.decoders import Decoder
 from lit_foundry.nn.image.augment import Augment
 from lit_foundry.randomness import hashes
+from lit_foundry.tasks.autoencoders.reconstruction import (
+    Reconstruction,
+    scaled,
+    squared_error,
+    unscaled,
+)
 from lit_foundry.tasks.pictures import Bars, Shown
-from lit_foundry.tasks.reconstruction import Reconstruction, scaled, squared_error, unscaled
 from lit_foundry.tasks.step import Stage, Step
 from lit_foundry.training.finetune import Finetune
 from lit_foundry.training.image_metrics import CodeUsage, PeakSignalToNoise
@@ -136,7 +141,10 @@ class QuantizedAutoencoder(Reconstruction):
         """Return also how often the validation took each code."""
         found = super().pictures(batch)
         counts = self.results.get("val/code_counts")
-        return found if counts is None else found | {"codes": Bars.of(counts, "places", "codes")}
+        if counts is None:
+            return found
+        used = f"codes, sorted: {int((counts > 0).sum()):,} of {len(counts):,} are in use"
+        return found | {"codes": Bars.of(counts, "places", used)}
 
     def check_data(self, data: Data) -> None:
         """Check also that there is more to quantize than there are codes.

@@ -23,8 +23,8 @@ from lit_foundry.nn.likelihoods import (
     kl_to_standard_normal,
 )
 from lit_foundry.randomness import Moment, normals
+from lit_foundry.tasks.autoencoders.reconstruction import SHOWN, Reconstruction, scaled, unscaled
 from lit_foundry.tasks.pictures import Bars, Images, Shown, shown
-from lit_foundry.tasks.reconstruction import SHOWN, Reconstruction, scaled, unscaled
 from lit_foundry.tasks.step import Stage, Step
 from lit_foundry.training.finetune import Finetune
 from lit_foundry.training.image_metrics import Means
@@ -192,5 +192,5 @@ class VariationalAutoencoder(Reconstruction):
             "samples": Images({str(i): samples[i::4] for i in range(4)}),
             "interpolations": Images(between),
             "traversals": Images(varied),
-            "latents": Bars.of(told, "nats", "latents"),
+            "latents": Bars.of(told, "nats", "latents, sorted"),
         }

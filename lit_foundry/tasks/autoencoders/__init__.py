@@ -1,0 +1,1 @@
+"""Autoencoders of images, a file each."""
