@@ -6,7 +6,7 @@ Shapes: M vectors, L latent width, S size of the codebook.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +115,12 @@ class VectorQuantizer(Codebook):
         self.register_buffer("counts", torch.zeros(size))
         self.register_buffer("sums", torch.zeros(size, dim))
         self.forget()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "VectorQuantizer":
+        """Move all, and leave it in float32: averages of bf16 would stand still."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._buffers |= {name: value.float() for name, value in self.named_buffers()}
+        return self
 
     def forget(self) -> None:
         """Forget what was seen."""

@@ -144,6 +144,15 @@ def test_a_skipped_step_leaves_nothing() -> None:
     assert all(torch.equal(book.state_dict()[name], value) for name, value in before.items())
 
 
+def test_what_is_learnt_stays_in_single_precision() -> None:
+    book, (vectors, keys) = quantizer().to(torch.bfloat16), seen()
+    found = book(vectors.bfloat16())
+    assert found.vectors.dtype == torch.bfloat16
+    book.remember(vectors.bfloat16(), found.codes, keys)
+    book.follow(Alone())
+    assert {value.dtype for value in book.state_dict().values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("levels", [(8, 5, 5), (3,), (2, 4)])
 def test_finite_scalars_are_the_points_of_a_grid(levels: tuple[int, ...]) -> None:
     book = FiniteScalar(levels)
