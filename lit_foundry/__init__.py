@@ -34,6 +34,7 @@ _HOME = {
     "Lora": "lit_foundry.tasks",
     "MLP": "lit_foundry.nn",
     "MLPDecoder": "lit_foundry.nn.decoders",
+    "MaskedAutoencoder": "lit_foundry.tasks",
     "MaskedLM": "lit_foundry.tasks",
     "Masking": "lit_foundry.nn.text.masking",
     "Mixing": "lit_foundry.nn.image.mixing",

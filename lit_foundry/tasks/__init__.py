@@ -1,5 +1,6 @@
 """Training paradigms, each a LightningModule."""
 
+from lit_foundry.tasks.autoencoders.masked import MaskedAutoencoder
 from lit_foundry.tasks.autoencoders.plain import Autoencoder
 from lit_foundry.tasks.autoencoders.quantized import QuantizedAutoencoder
 from lit_foundry.tasks.autoencoders.variational import VariationalAutoencoder
@@ -21,6 +22,7 @@ __all__ = [
     "Distillation",
     "Finetune",
     "Lora",
+    "MaskedAutoencoder",
     "MaskedLM",
     "MultiLabelClassification",
     "QuantizedAutoencoder",
