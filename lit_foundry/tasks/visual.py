@@ -1,10 +1,10 @@
 """What tasks share that train one backbone, which may see images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_foundry.datamodule import Data
@@ -35,6 +35,11 @@ class Visual(Task):
         size = self.views.augment.size if self.views else None
         return {} if size is None else {"image_size": size}
 
+    @property
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        """What is compiled in place of the backbone as a whole, if anything is."""
+        return ()
+
     def check_data(self, data: Data) -> None:
         """Check also the sizes of images that the network will see.
 
@@ -60,7 +65,8 @@ class Visual(Task):
         """Check and initialize; compile what is trained."""
         super().setup(stage)
         if self.compiled and stage == "fit":
-            compile_in_place(self.backbone, self.trainer.strategy.root_device)
+            device = self.trainer.strategy.root_device
+            compile_in_place(self.backbone, device, self.compiled_parts)
 
     def flops(self, batch: Mapping[str, Any]) -> float:
         """Return the floating point operations that training on a batch of images takes.

@@ -3,18 +3,23 @@
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from lit_foundry.nn import Backbone
 
 
-def compile_in_place(module: Backbone, device: torch.device) -> None:
+def compile_in_place(
+    module: Backbone, device: torch.device, parts: Sequence[nn.Module] = ()
+) -> None:
     """Let the calls of a network be compiled, anew for each block that joins in training.
 
     Args:
         module: Backbone.
         device: Where it runs.
+        parts: What is compiled, each for itself, where that is not the backbone as a whole.
 
     Raises:
         ValueError: If torch does not find what it compiles with for a CPU.
@@ -33,4 +38,5 @@ def compile_in_place(module: Backbone, device: torch.device) -> None:
     graphs = 2 * (len(module.blocks()) + 2) + 8
     config.recompile_limit = max(config.recompile_limit, graphs)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 2 * graphs)
-    module.compile()
+    for part in parts or [module]:
+        part.compile()

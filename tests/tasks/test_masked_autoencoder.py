@@ -191,3 +191,9 @@ def test_networks_that_see_no_patches_are_refused(family: str) -> None:
     backbone = ImageEncoder(config=config, in_channels=3)
     with pytest.raises(ValueError, match=r"hides patches from its encoder.*model_type such as vit"):
         MaskedAutoencoder(backbone, image_size=32)
+
+
+def test_layers_are_compiled_where_nothing_calls_the_backbone_as_a_whole() -> None:
+    task: Any = task_of(compile=True)
+    assert len(task.compiled_parts) == 2 + 2
+    assert {type(part).__name__ for part in task.compiled_parts} == {"ViTLayer", "ViTMAELayer"}

@@ -103,6 +103,7 @@ class MaskedAutoencoder(Reconstruction):
         normalized: Predict each patch less its mean, divided by its deviation.
         image_size: Edge S of the images; None takes it from the data.
         augment: What is done to training images; None nothing.
+        compile: Compile the layers in training.
         finetune: What is frozen, and when.
         optim: Optimizer and schedule.
         init_from: Checkpoint whose backbone initializes this one.
@@ -122,13 +123,14 @@ class MaskedAutoencoder(Reconstruction):
         normalized: bool = True,
         image_size: int | None = None,
         augment: Augment | None = None,
+        compile: bool = False,
         finetune: Finetune = Finetune(),
         optim: OptimConfig = OptimConfig(),
         init_from: Path | None = None,
     ) -> None:
         rules = {"masked": (0 < masked < 1, "is a share of the patches, in (0, 1)")}
         ranges.check("model", {"masked": masked}, rules)
-        super().__init__(backbone, image_size, {}, augment, False, finetune, optim, init_from)
+        super().__init__(backbone, image_size, {}, augment, compile, finetune, optim, init_from)
         check_patches(self.backbone, self.image_size, type(self).__name__)
         dim, edge, _ = self.grid
         self.kept, self.normalized = int(edge**2 * (1 - masked)), normalized
@@ -142,6 +144,12 @@ class MaskedAutoencoder(Reconstruction):
             with torch.no_grad():
                 positions[:, 0], positions[:, 1:] = 0, sine_cosine(edge, dim)
         self.decoder = decoder.build(dim, edge, self.image_size // edge, self.channels)
+
+    @property
+    def compiled_parts(self) -> list[nn.Module]:
+        """The layers of both, as nothing calls the backbone as a whole."""
+        both = cast(Any, self.backbone).encoder.layers, cast(Any, self.decoder).decoder_layers
+        return [layer for layers in both for layer in layers]
 
     def order(self, batch: Mapping[str, Any], stage: Stage) -> Tensor:
         """Return numbers of the patches of each image, (B, N), of which the first K are seen."""

@@ -53,7 +53,7 @@ class Autoencoder(Reconstruction):
     def __init__(
         self,
         backbone: ImageBackbone,
-        latent: int = 64,
+        latent: int = 128,
         decoder: Decoder | None = None,
         loss: Literal["mse", "l1"] = "mse",
         corruption: Corruption | None = None,

@@ -68,7 +68,7 @@ class VariationalAutoencoder(Reconstruction):
     def __init__(
         self,
         backbone: ImageBackbone,
-        latent: int = 32,
+        latent: int = 128,
         decoder: Decoder | None = None,
         likelihood: Likelihood | None = None,
         beta: float = 1.0,
