@@ -16,6 +16,7 @@ from lit_foundry import usage
 OWN: dict[str, str] = {
     "benchmark": "lit_foundry.compress.benchmark",
     "compress": "lit_foundry.cli.compress_command",
+    "embed": "lit_foundry.cli.embed_command",
     "evaluate": "lit_foundry.compress.evaluation",
     "export": "lit_foundry.export.command",
     "list": "lit_foundry.cli.listing",

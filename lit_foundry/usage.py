@@ -19,6 +19,7 @@ usage: python -m lit_foundry COMMAND [--config FILE ...] [--KEY VALUE ...]
   validate  score a checkpoint on the validation split: --ckpt_path FILE
   test      score a checkpoint on the test split: --ckpt_path FILE
   predict   label texts, fill masks or go on writing: --ckpt_path FILE --input TEXTS --output FILE
+  embed     features of texts or images as parquet: --ckpt_path FILE --input X --output FILE
   export    write a checkpoint for transformers, ONNX or torch.export: --ckpt_path FILE --format hf
   evaluate  compare checkpoints and exports on the samples of a split: PATH ...
   benchmark size, operations, memory and latency of checkpoints and exports: PATH ...
@@ -110,6 +111,19 @@ for _command in HELP:
 
 # Of commands that are no Trainer method.
 OWN_HELP = {
+    "embed": """\
+Write the features of texts or images as parquet: id and embedding, in the order of the input.
+
+usage: python -m lit_foundry embed --ckpt_path FILE --input X --output FILE [--KEY VALUE ...]
+
+  --ckpt_path FILE  checkpoint of any task with one backbone
+  --input X         what predict takes: texts (.txt, .csv, .jsonl, ...), images (a folder, a table)
+  --output FILE     .parquet; parts lie beside it until all are there, and the same command goes on
+                    after a kill
+  --pooling mean    of all tokens or places; first: token of a text; default: as the backbone pools
+  --normalize       divide each vector by its length
+  --batch_size 64   inputs at once, at most; --device cuda (a GPU if there is one), --data.KEY VALUE
+""",
     "export": """\
 Write the network of a checkpoint in a form that others load, once its outputs were compared.
 

@@ -251,8 +251,8 @@ def test_aliases_that_multiply_cost_no_time() -> None:
         ("fti", "'fti' is no command. Did you mean 'fit'?"),
         (
             "xyz",
-            "There is fit, validate, test, predict, export, evaluate, benchmark, compress, "
-            "report, tokenizer, list.",
+            "There is fit, validate, test, predict, embed, export, evaluate, benchmark, "
+            "compress, report, tokenizer, list.",
         ),
         ("--config", "comes after the command: python -m lit_foundry fit --config"),
     ],

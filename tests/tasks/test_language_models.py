@@ -128,7 +128,7 @@ def test_export_loads_in_transformers(fitted: Any, tmp_path: Path) -> None:
         export(best(fitted), "onnx", tmp_path / "onnx")
     for path in (best(fitted), folder):
         with pytest.raises(CheckpointError, match="labels nothing"):
-            load(path)
+            load(path).predict("the plot")
 
 
 @pytest.mark.parametrize("form", ["checkpoint", "folder"])

@@ -145,3 +145,20 @@ def check_finite(features: Tensor, of: str) -> None:
             f"first is number {int(wrong[0])}: look at the sample and at the weights, or leave 16 "
             "bits."
         )
+
+
+def device_of(name: str | None) -> torch.device:
+    """Return the device of a name; of None a GPU if there is one.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"--device {name}: {str(error).splitlines()[0]} Take cpu, or cuda on a machine with a "
+            "GPU."
+        ) from None
+    return device
