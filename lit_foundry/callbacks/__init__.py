@@ -7,6 +7,7 @@ from lit_foundry.callbacks.early_stop import EarlyStop
 from lit_foundry.callbacks.evaluation_record import EvaluationRecord
 from lit_foundry.callbacks.low_rank import LowRank
 from lit_foundry.callbacks.predictions import PredictionWriter
+from lit_foundry.callbacks.probing.knn import KNN
 from lit_foundry.callbacks.progress_bar import ProgressBar
 from lit_foundry.callbacks.pruning import Pruning
 from lit_foundry.callbacks.quantization_aware import QuantizationAware
@@ -19,6 +20,7 @@ from lit_foundry.callbacks.throughput import Throughput
 
 __all__ = [
     "EMA",
+    "KNN",
     "Averaging",
     "Best",
     "Compatibility",

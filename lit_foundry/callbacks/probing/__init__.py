@@ -1,0 +1,1 @@
+"""What a run learns of its features while it trains."""
