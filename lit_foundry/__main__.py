@@ -17,7 +17,7 @@ OWN: dict[str, str] = {
     "benchmark": "lit_foundry.compress.benchmark",
     "compress": "lit_foundry.cli.compress_command",
     "embed": "lit_foundry.cli.embed_command",
-    "evaluate": "lit_foundry.compress.evaluation",
+    "evaluate": "lit_foundry.cli.evaluate_command",
     "export": "lit_foundry.export.command",
     "list": "lit_foundry.cli.listing",
     "report": "lit_foundry.report.command",

@@ -154,7 +154,7 @@ AutoModelForMaskedLM or AutoModelForCausalLM, and for --model.init_from of a fin
 Score checkpoints and exports on a split, and compare each with the first, sample by sample.
 
 usage: python -m lit_foundry evaluate PATH [PATH ...] [--split {test,val}] [--data.KEY VALUE ...]
-                                      [--output FILE.json] [--import MODULES]
+                                      [--output FILE.json] [--import MODULES] [--by METHOD ...]
 
   PATH              checkpoint, such as runs/NAME/1/checkpoints/best.ckpt, or a folder that
                     export wrote, of any format; each brings its data, label names and tokenizer
@@ -169,6 +169,13 @@ at once exact match, F1 and mean average precision; of values errors and correla
 accuracy and F1. Beside the first artifact, on the same samples: the share of them (of tags: of
 words) of which both predict the same, and the paired difference of accuracy with its interval of
 95 % (Newcombe). A checkpoint has the scores that the command test gives it.
+
+Of any checkpoint with one backbone, also of one that predicts nothing, --by scores the features:
+
+  --by knn linear   nearest neighbours (--k 200, --temperature 0.07), logistic regression; finetune:
+                    fits of --config FILE on --fractions 0.01 0.1 1 of the labels
+  --data FILE       config of other data, with labels; --pooling mean; --device cuda
+  --baselines       also untrained weights, and the pixels of images
 """,
     "benchmark": """\
 Measure what checkpoints and exports cost: parameters, bytes, multiply-adds, memory and latency.

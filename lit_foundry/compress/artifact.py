@@ -51,7 +51,7 @@ class Artifact:
                 return load_data(self.path, **changes)
             return exported_data(self.path, read_manifest(self.path), **changes)
         except ValueError as error:
-            if told := _about(changes, str(error)):
+            if told := told_of(changes, str(error)):
                 raise UsageError(told) from error
             raise
 
@@ -75,7 +75,7 @@ def open_artifact(path: Path) -> Artifact:
     return Artifact(path, CHECKPOINT, f"a {type(task).__name__}", kind, fields, task)
 
 
-def _about(changes: Mapping[str, Any], said: str) -> str | None:
+def told_of(changes: Mapping[str, Any], said: str) -> str | None:
     """Say in a line which option was wrong: jsonargparse dumps the whole recipe."""
     if found := re.search(r"class_path '([\w.]+)': Option '(\w+)' is not accepted", said):
         return f"--data.{found[2]}: a {found[1].rpartition('.')[2]} takes no {found[2]}."

@@ -20,8 +20,15 @@ from lit_foundry.usage import Parser, UsageError, flags
 WIDTH = 240  # of tables in files and pipes
 
 
-def parsed(parser: Parser, args: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+def parsed(
+    parser: Parser, args: Sequence[str], needs_paths: bool = True
+) -> tuple[Any, dict[str, Any]]:
     """Parse a command that takes artifacts, and ``--data.KEY VALUE`` beside its own options.
+
+    Args:
+        parser: Knows these.
+        args: Words that follow the command.
+        needs_paths: Whether an artifact has to be named without an option.
 
     Returns:
         What was given, and the arguments of data that are set otherwise.
@@ -29,7 +36,7 @@ def parsed(parser: Parser, args: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     Raises:
         UsageError: If there is a mistake in them.
     """
-    parser.add_argument("paths", nargs="+", metavar="PATH", type=Path)
+    parser.add_argument("paths", nargs="+" if needs_paths else "*", metavar="PATH", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--import", dest="modules", nargs="+", default=[])
     changes, own = changes_of(args)

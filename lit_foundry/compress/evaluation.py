@@ -116,7 +116,7 @@ def evaluate(
     if artifact.predicts is None:
         raise UsageError(
             f"{path} holds {artifact.holds}, which predicts nothing that labels could be compared "
-            "with: score a language model's checkpoint by the command test."
+            "with: score its features by --by knn linear, and a language model by the command test."
         )
     data = artifact.data(changes or {})
     loader, outputs = getattr(data, f"{split}_dataloader")(), SampleOutputs()
