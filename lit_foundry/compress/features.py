@@ -187,8 +187,11 @@ def samples(source: Source, data: Any, split: Split, device: torch.device) -> Sa
     if dataset is None or not len(dataset.lengths):
         what = {"val": "validation", "test": "test"}.get(split, "training")
         raise UsageError(f"{type(data).__name__} has no {what} split, or an empty one.")
-    content = data.fingerprint().get(split)
+    known = data.fingerprint()
+    content = known.get(split)
+    # Of training samples too, which an untrained network may be fitted to.
     parts = [FORMAT, __version__, source.of, data.recipe(), data.state(), split, content]
+    parts.append(known.get("train"))
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     path = cache_root() / "features" / f"{key[:24]}.safetensors"
     if content is not None:  # else a file could be of other samples

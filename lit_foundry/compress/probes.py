@@ -118,7 +118,7 @@ def _probed(
     if tuning:
         for begin in (path, None) if given.baselines else (path,):
             for share, scored, labels in finetuned(tuning, begin):
-                right = round(scored.scores["accuracy"] * scored.samples)
+                assert scored.interval  # as each sample has a class
                 yield Probed(
                     str(begin or f"untrained {tuning.config}"),
                     f"finetune {100 * share:g} %",
@@ -127,7 +127,7 @@ def _probed(
                     scored.samples,
                     None,
                     scored.scores["accuracy"],
-                    wilson(right, scored.samples),
+                    scored.interval,
                 )
 
 

@@ -62,6 +62,8 @@ class KNN(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse data without classes before anything is trained."""
+        if stage not in ("fit", "validate"):
+            return
         check_classes(data_of(trainer), "KNN")
         Encoder(getattr(pl_module, "served", pl_module), self.pooling)
 
