@@ -15,11 +15,13 @@ from lit_foundry.cli.evaluate_command import main
 from lit_foundry.compress import features, finetuning, probes
 from lit_foundry.compress.confidence import wilson
 from lit_foundry.data import Digits, TextFiles
+from lit_foundry.nn import TextEncoder
+from lit_foundry.tasks import MaskedLM
 from lit_foundry.training.probing.knn import nearest
 from lit_foundry.training.probing.linear import linear_probe
 from tests.conftest import reviews, write_config, write_csv
 from tests.labelled import records, write
-from tests.probed import of_images, of_texts, saved
+from tests.probed import BERT, TOKENIZER, of_images, of_texts, saved
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,17 @@ def test_features_of_texts_without_labels_are_scored_on_other_data(
     assert other[0]["samples"] == 40
     [pooled] = told(tmp_path, texts, "--by", "linear", "--data", config, "--pooling", "first")
     assert [pooled[k] != rows[1][k] for k in ("val", "settings")] != [False, False]
+
+
+def test_labels_that_a_checkpoint_was_trained_without_are_read(texts: Path, tmp_path: Path) -> None:
+    own = yaml.safe_load((texts.parent / "part.yaml").read_text(encoding="utf-8"))["init_args"]
+    data = TextFiles(**own | {"tokenizer": TOKENIZER, "target": "none"})
+    encoder = TextEncoder(config=BERT, vocab_size=data.facts["vocab_size"])
+    path = saved(tmp_path / "none.ckpt", MaskedLM(encoder), data)
+    with pytest.raises(ValueError, match="TextFiles has no labels: set data"):
+        main([str(path), "--by", "knn"])
+    [row] = told(tmp_path, path, "--by", "knn", "--data.target", "class")
+    assert (row["labels"], row["samples"]) == (108, 40)
 
 
 def test_the_test_split_is_read_when_all_is_chosen_and_not_for_val(
