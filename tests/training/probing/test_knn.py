@@ -78,9 +78,10 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
 def seen(rank: int, ranks: int) -> WeightedKNN:
     """Show a rank its share of samples, in batches; some of them have no label."""
-    metric = WeightedKNN(k=20)
+    metric = WeightedKNN(k=3)
     for seed, count, bank in ((0, 101, True), (1, 203, False)):
         features, label = samples(count, seed)
+        features = (features > 0.5).float()  # so that some are as near as others
         label[::17] = -100
         for rows in torch.arange(count).split(10)[rank::ranks]:
             metric.update(features[rows], label[rows], rows, bank)
@@ -102,7 +103,7 @@ def test_order_in_which_ranks_hand_in_samples_does_not_matter() -> None:
         setattr(whole, name, [part for rank in ranks for part in getattr(rank, name)])
         assert not torch.equal(torch.cat(getattr(whole, name)), torch.cat(getattr(one, name)))
     assert torch.equal(whole.compute(), one.compute())
-    assert 0.5 < one.compute() < 0.99  # else it says little
+    assert 0.4 < one.compute() < 0.99  # else it says little; chance is 0.2
 
 
 @pytest.mark.slow
