@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from lit_foundry.checkpoints.files import our_part
-from lit_foundry.data import Corpus, Digits, TextFiles, TrainTokenizer
+from lit_foundry.data import Corpus, Digits, TrainTokenizer
 from lit_foundry.nn import ResNet9, TextEncoder
 from lit_foundry.tasks import Classification, MaskedLM
-from tests.conftest import reviews, write_csv
+from tests.conftest import reviews
 
 BERT = {
     "model_type": "bert",
@@ -37,15 +37,6 @@ def of_texts(folder: Path) -> Path:
     torch.manual_seed(0)
     task = MaskedLM(TextEncoder(config=BERT, vocab_size=data.facts["vocab_size"], pooling="mean"))
     return saved(folder / "texts.ckpt", task, data)
-
-
-def labelled_texts(folder: Path) -> TextFiles:
-    """Write reviews with labels, and return them as data."""
-    files = {
-        name: str(write_csv(folder / f"{name}.csv", reviews(count, seed=count)))
-        for name, count in {"train": 120, "test": 40}.items()
-    }
-    return TextFiles(tokenizer=TOKENIZER, max_length=32, batch_size=16, **files)
 
 
 def of_images(folder: Path, **options: Any) -> Path:

@@ -25,7 +25,7 @@ from lit_foundry.checkpoints.exported import (
 from lit_foundry.checkpoints.files import CheckpointError, load_data, load_task
 from lit_foundry.datamodule import Data
 from lit_foundry.nn.text.words import of_words
-from lit_foundry.training.probing.encoder import Encoder, Pooling
+from lit_foundry.training.probing.encoder import Encoder, Pooling, check_finite
 
 
 class Predicted(NamedTuple):
@@ -140,7 +140,8 @@ class Predictor:
         Raises:
             CheckpointError: If it is an export without features.
             DataError: If an input is of another type.
-            ValueError: If the task has not one backbone, or the pooling means nothing to it.
+            ValueError: If the task has not one backbone, the pooling means nothing to it, or
+                features are not finite.
         """
         if self._task is None:
             raise CheckpointError(
@@ -156,8 +157,9 @@ class Predictor:
             for row, vector in zip(batch["index"].tolist(), vectors, strict=True):
                 found[row] = vector
         whole = torch.stack(found) if found else torch.zeros(0, encode.backbone.dim)
-        vectors_: NDArray[np.float32] = (F.normalize(whole) if normalize else whole).numpy()
-        return vectors_
+        check_finite(whole, "the inputs")
+        embedded: NDArray[np.float32] = (F.normalize(whole) if normalize else whole).numpy()
+        return embedded
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Predictor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -22,7 +23,7 @@ from lit_foundry.export import embeddings
 from lit_foundry.export.command import export
 from lit_foundry.recipe import CheckpointError
 from tests.conftest import reviews
-from tests.probed import labelled_texts, of_images, of_texts, saved
+from tests.probed import of_images, of_texts, saved
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +199,8 @@ def test_features_that_are_not_finite_are_not_written(texts: Path, output: Path)
     with pytest.raises(ValueError, match="50 of 50 samples of the inputs from 0 on are not finite"):
         main(words(broken, output))
     assert not output.exists()
+    with pytest.raises(ValueError, match="1 of 1 samples of the inputs are not finite"):
+        lit_foundry.load(broken).embed("a plot")
 
 
 @pytest.mark.parametrize(
@@ -224,8 +227,6 @@ def test_mistakes_are_one_line(texts: Path, output: Path, more: str, said: str) 
 
 
 def test_an_input_is_not_written_over(texts: Path, tmp_path: Path) -> None:
-    import pyarrow as pa
-
     source = tmp_path / "inputs.parquet"
     pq.write_table(pa.table({"text": ["a plot", "a scene"]}), source)
     with pytest.raises(ValueError, match="which is an input"):
@@ -238,4 +239,3 @@ def test_parts_say_what_they_are_made_of(texts: Path, output: Path) -> None:
     about = json.loads(pq.read_schema(output).metadata[b"lit_foundry"])["embed"]
     assert about["data"] == {"max_length": 16}
     assert about["inputs"] == 50
-    assert labelled_texts(output.parent).labels == ["neg", "pos"]

@@ -6,7 +6,7 @@ Shapes: B batch, N samples, D feature width.
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from lit_foundry.nn.text.encoder import masked_mean
 from lit_foundry.signals import leave_signals_to_main
 
 Pooling = Literal["default", "mean", "first"]
-POOLINGS = ("default", "mean", "first")
+POOLINGS: tuple[str, ...] = get_args(Pooling)
 ROWS, TOKENS = 64, 8192  # of a batch, at most; tokens with padding
 
 
