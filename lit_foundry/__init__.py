@@ -15,6 +15,7 @@ _HOME = {
     "CIFAR100": "lit_foundry.data",
     "CausalLM": "lit_foundry.tasks",
     "Classification": "lit_foundry.tasks",
+    "Contrastive": "lit_foundry.tasks",
     "ConvDecoder": "lit_foundry.nn.decoders",
     "Corpus": "lit_foundry.data",
     "DataModule": "lit_foundry.data",

@@ -7,6 +7,7 @@ from lit_foundry.tasks.autoencoders.variational import VariationalAutoencoder
 from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.causal_lm import CausalLM
 from lit_foundry.tasks.classification import Classification
+from lit_foundry.tasks.contrastive import Contrastive
 from lit_foundry.tasks.distillation import Distillation
 from lit_foundry.tasks.masked_lm import MaskedLM
 from lit_foundry.tasks.multi_label_classification import MultiLabelClassification
@@ -19,6 +20,7 @@ __all__ = [
     "Autoencoder",
     "CausalLM",
     "Classification",
+    "Contrastive",
     "Distillation",
     "Finetune",
     "Lora",

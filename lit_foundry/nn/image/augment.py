@@ -14,11 +14,13 @@ from torchvision.transforms.v2 import functional as tv
 
 from lit_foundry import ranges
 from lit_foundry.nn.image.erasing import blanked, erased_boxes
-from lit_foundry.nn.image.randaugment import PolicyName, apply_policy, jitter
+from lit_foundry.nn.image.randaugment import PolicyName, apply_policy, grey, jitter
 from lit_foundry.randomness import Moment, uniforms
 
 PadMode = Literal["zero", "reflect"]
-_SHIFT, _FLIP, _BOX, _CUTOUT, _ERASE, _POLICY, _JITTER = range(16, 23)  # streams of random numbers
+# Streams of random numbers.
+_SHIFT, _FLIP, _BOX, _CUTOUT, _ERASE, _POLICY, _JITTER, _GREY = range(16, 24)
+_JITTERED = 28
 _TRIES = 10  # boxes that a resized crop draws, as torchvision does
 
 
@@ -42,6 +44,8 @@ class Augment:
         num_ops: Operations that ``randaugment`` draws.
         magnitude: Their strength, of 30.
         jitter: Strength of random brightness, contrast, saturation and hue; hue at most 0.5.
+        jitter_prob: Probability of that.
+        grey: Probability that an image loses its colours.
         cutout: Edge of a square that is blanked in each image, in pixels; 0 for none.
         erasing: Probability that a rectangle of random size is blanked (Zhong et al.).
 
@@ -66,6 +70,8 @@ class Augment:
     num_ops: int = 2
     magnitude: int = 9
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_prob: float = 1.0
+    grey: float = 0.0
     cutout: int = 0
     erasing: float = 0.0
 
@@ -92,7 +98,10 @@ class Augment:
                 "holds brightness, contrast, saturation and hue, none negative, hue at most 0.5",
             ),
             "cutout": (self.cutout >= 0, "is the edge of a square in pixels, 0 at least"),
-            "erasing": (0 <= self.erasing <= 1, "is a probability"),
+            **{
+                name: (0 <= getattr(self, name) <= 1, "is a probability")
+                for name in ("erasing", "jitter_prob", "grey")
+            },
         }
         ranges.check("model.augment", vars(self), rules)
         if self.pad and self.resized_crop:
@@ -167,7 +176,10 @@ class Augment:
         if self.policy:
             images = apply_policy(images, keys, _POLICY, self.policy, self.num_ops, self.magnitude)
         if any(self.jitter):
-            images = jitter(images, keys, _JITTER, self.jitter)
+            changed = jitter(images, keys, _JITTER, self.jitter)
+            images = chosen(changed, images, keys, _JITTERED, self.jitter_prob)
+        if self.grey:
+            images = chosen(grey(images).expand_as(images), images, keys, _GREY, self.grey)
         blank = torch.zeros(1, device=images.device) if fill is None else fill
         if self.cutout:
             places = shifts(keys, images.shape[-2:], _CUTOUT) - self.cutout // 2
@@ -245,6 +257,14 @@ def _reflected(places: Tensor, size: int) -> Tensor:
     """Return places inside, mirrored at the first and the last one."""
     places = places.abs()
     return torch.where(places < size, places, 2 * (size - 1) - places).clamp(0, size - 1)
+
+
+def chosen(changed: Tensor, images: Tensor, keys: Tensor, stream: int, prob: float) -> Tensor:
+    """Return some images changed, each with that probability."""
+    if prob == 1:
+        return changed
+    taken = uniforms(keys, 1, stream) < prob
+    return torch.where(taken[:, :, None, None], changed.to(images.dtype), images)
 
 
 def mirrored(images: Tensor, flipped: Tensor) -> Tensor:
