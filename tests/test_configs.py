@@ -79,7 +79,8 @@ TARGETS = {"minilm_stsb": "value", "minilm_topics": "classes", "minilm_ner": "ta
 # Large ones, and those whose like is among the others.
 SLOW = {"cifar10_airbench95", "cifar10_airbench96", "mlm_imdb_gpu", "mlm_imdb_gpu_finetune"}
 SLOW |= {"shakespeare_gpu", "minilm_stsb", "minilm_topics", "minilm_mlm_imdb", "cifar10_vit"}
-SLOW |= {f"{name}_cifar10" for name in ("autoencoder", "vae", "vqvae", "mae")}
+SLOW |= {f"{name}_cifar10" for name in ("autoencoder", "vae", "vqvae", "mae", "simclr")}
+SLOW |= {"simcse_imdb"}
 SLOW |= {"minilm_ner", "mlm_bert_base", "cifar10_resnet18", "minilm_imdb_prune"}
 SLOW |= {*TEACHERS, "resnet50_imagefolder", "mlm_imdb_finetune", "demo_minilm", "lite0_cifar10"}
 IMAGES = (*CIFAR10, *DIGITS, "resnet50_imagefolder")
