@@ -27,7 +27,12 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, within: bool = Tr
         2020, https://arxiv.org/abs/2002.05709; Gao et al., SimCSE, 2021,
         https://arxiv.org/abs/2104.08821
     """
-    first, second = (F.normalize(x.float(), dim=1) for x in (first, second))
+    with torch.autocast(first.device.type, enabled=False):  # in 16 bits, neighbours are alike
+        return _nt_xent(first.float(), second.float(), temperature, within)
+
+
+def _nt_xent(first: Tensor, second: Tensor, temperature: float, within: bool) -> Tensor:
+    first, second = (F.normalize(x, dim=1) for x in (first, second))
     across = first @ second.T / temperature
     place = torch.arange(len(first), device=first.device)
     if not within:
@@ -51,5 +56,7 @@ def alignment(first: Tensor, second: Tensor) -> Tensor:
 
 def found(first: Tensor, second: Tensor) -> Tensor:
     """Return whether the nearest second view of each first one is its own, shape (N,)."""
-    nearest = (F.normalize(first, dim=1) @ F.normalize(second, dim=1).T).argmax(1)
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = (F.normalize(x.float(), dim=1) for x in (first, second))
+        nearest = (first @ second.T).argmax(1)
     return nearest == torch.arange(len(first), device=first.device)

@@ -125,7 +125,8 @@ class Contrastive(Visual):
                 pair = [self.views.augmented(batch, moment, number) for number in (0, 1)]
         else:
             pair = [dict(batch)] * 2
-            seed_dropout(int(moment.keys(numbers[:1])) % 2**63, self.device)
+        # What runs twice has to drop the same, of images too.
+        seed_dropout(int(moment.keys(numbers[:1])) % 2**63, self.device)
         fields = (*self.backbone.inputs, *self.backbone.optional_inputs)
         both = {
             name: torch.cat([view[name] for view in pair])

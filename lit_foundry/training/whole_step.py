@@ -56,7 +56,8 @@ class WholeStep:
         alone = trainer.accumulate_grad_batches == 1
         with torch.set_grad_enabled(alone):  # which need not run again
             self._parts.append((batch, embed(batch)))
-        return len(self._parts) == trainer.accumulate_grad_batches
+        # A limit of batches may end an epoch, and with it a step, before.
+        return len(self._parts) == trainer.accumulate_grad_batches or trainer.is_last_batch
 
     def compare(self, loss: Compare, trainer: Trainer) -> Tensor:
         """Return the loss of each sample of this rank, (n,).

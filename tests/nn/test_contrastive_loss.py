@@ -30,6 +30,14 @@ def test_loss_is_that_of_the_paper(within: bool) -> None:
         assert float(losses[i]) == pytest.approx(want, rel=1e-5)
 
 
+def test_neighbours_are_told_apart_where_products_have_16_bits() -> None:
+    first = 5 + torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) * 1e-2
+    want = nt_xent(first, first, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert found(first, first).all()
+        torch.testing.assert_close(nt_xent(first, first, 0.1), want)
+
+
 def test_a_sample_alone_has_nothing_to_be_told_from() -> None:
     one = torch.randn(1, 4)
     for within in (True, False):

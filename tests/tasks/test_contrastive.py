@@ -13,7 +13,7 @@ from lit_foundry import load, load_task
 from lit_foundry.checkpoints.files import read_checkpoint
 from lit_foundry.cli.main import main
 from lit_foundry.data import Digits
-from lit_foundry.nn import MLP, Backbone, ResNet9, TextEncoder
+from lit_foundry.nn import MLP, Backbone, ImageEncoder, ResNet9, TextEncoder
 from lit_foundry.nn.contrastive_loss import nt_xent
 from lit_foundry.nn.image.augment import Augment
 from lit_foundry.randomness import Moment
@@ -88,6 +88,7 @@ def test_gradient_is_that_of_the_loss_over_the_whole_step(
 
     class Alone:
         world_size, global_rank, accumulate_grad_batches, precision = 1, 0, 3, "32-true"
+        is_last_batch = False
 
         class strategy:
             model = None
@@ -129,6 +130,22 @@ def test_gradient_is_that_of_the_loss_over_the_whole_step(
             torch.testing.assert_close(got[name], p.grad, atol=1e-5, rtol=1e-4, msg=name)
     for one, other in zip(task.buffers(), moved, strict=True):
         torch.testing.assert_close(one, other)  # statistics have seen each micro-batch once
+
+
+def test_what_runs_twice_drops_the_same_of_images(batch: Mapping[str, Any]) -> None:
+    vit = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "patch_size": 4}
+    vit |= {"num_attention_heads": 2, "intermediate_size": 16, "hidden_dropout_prob": 0.3}
+    task = task_of(ImageEncoder(config=vit, in_channels=1, image_size=8)).train()
+    with torch.no_grad():
+        first, again = (task.embedded(batch, Moment(1, 0)) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_a_step_that_a_limit_cuts_short_is_taken(tmp_path: Path) -> None:
+    words = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
+    before = weights(config_of(tmp_path), "a", *words, "--model.optim.lr=1e-12")
+    after = weights(config_of(tmp_path), "b", *words)
+    assert (before["projection.0.weight"] - after["projection.0.weight"]).abs().max() > 1e-4
 
 
 def test_views_of_a_sample_depend_on_it_and_the_moment_alone(batch: Mapping[str, Any]) -> None:

@@ -193,6 +193,12 @@ def test_networks_that_see_no_patches_are_refused(family: str) -> None:
         MaskedAutoencoder(backbone, image_size=32)
 
 
+def test_a_token_more_before_the_patches_is_refused() -> None:
+    backbone = ImageEncoder(config=VIT | {"model_type": "deit"}, in_channels=3)
+    with pytest.raises(ValueError, match="hides patches from its encoder"):
+        MaskedAutoencoder(backbone, image_size=16)
+
+
 def test_layers_are_compiled_where_nothing_calls_the_backbone_as_a_whole() -> None:
     task: Any = task_of(compile=True)
     assert len(task.compiled_parts) == 2 + 2

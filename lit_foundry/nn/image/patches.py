@@ -66,6 +66,10 @@ def check_patches(backbone: Any, size: int, who: str) -> None:
         kept = torch.arange(want.shape[1] - 1, device=weight.device).flip(0)[None]
         found = visible_tokens(backbone, images, kept)
         sees = torch.allclose(found[:, 1:].flip(1), want[:, 1:], atol=1e-4)
+        # One token before the patches, which all have a position: else numbers are of others.
+        count = want.shape[1] - 1
+        sees &= isqrt(count) ** 2 == count
+        sees &= backbone.encoder.embeddings.position_embeddings.shape[1] == count + 1
     except (AttributeError, TypeError, RuntimeError):
         sees = False
     finally:
