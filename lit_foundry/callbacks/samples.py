@@ -27,7 +27,7 @@ class Samples(Callback):
 
     def __init__(self, run: RunFolder, count: int = 4) -> None:
         self.run, self.count = run, count
-        self._batch: dict[str, Any] | None = None
+        self._made: Any = None
 
     def on_validation_batch_start(
         self,
@@ -37,20 +37,25 @@ class Samples(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the beginning of the first batch."""
-        if batch_idx == 0:
-            rows = {name: field for name, field in batch.items() if name != "offsets"}
-            self._batch = {name: field[: self.count] for name, field in rows.items()}
+        """Ask the network, while averages of weights are in their place if they validate."""
+        if trainer.sanity_checking or batch_idx or not trainer.is_global_zero:
+            return
+        task: Any = pl_module
+        rows = {name: field for name, field in batch.items() if name != "offsets"}
+        rows = {name: field[: self.count] for name, field in rows.items()}
+        shows = hasattr(task, "pictures")
+        self._made = task.pictures(rows) if shows else task.samples(rows, task.tokenizer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Write what the network makes of them."""
-        batch, self._batch = self._batch, None
-        if trainer.sanity_checking or batch is None or not trainer.is_global_zero:
+        """Write what it made of them, and what it tells of the whole validation (``charts``)."""
+        made, self._made = self._made, None
+        if made is None:
             return
-        if hasattr(pl_module, "pictures"):
-            self._show(trainer, pl_module.pictures(batch))
+        if isinstance(made, Mapping):
+            charts = pl_module.charts() if hasattr(pl_module, "charts") else {}
+            self._show(trainer, {**made, **charts})
         else:
-            self._write(trainer, pl_module.samples(batch, pl_module.tokenizer))
+            self._write(trainer, made)
 
     def _write(self, trainer: Trainer, samples: list[str]) -> None:
         text = "\n\n".join(samples) + "\n"

@@ -118,8 +118,12 @@ class VectorQuantizer(Codebook):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "VectorQuantizer":
         """Move all, and leave it in float32: averages of bf16 would stand still."""
+        exact = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._buffers |= {name: value.float() for name, value in self.named_buffers()}
+        for name, value in exact.items():
+            made = self._buffers[name]
+            if value is not None and made is not None and made.dtype != torch.float32:
+                self._buffers[name] = value.to(made.device)
         return self
 
     def forget(self) -> None:
@@ -157,18 +161,18 @@ class VectorQuantizer(Codebook):
         """Move codes to the mean of what they stood for; begin anew those that stand for little."""
         if self._counts is None or self._sums is None or self._seen is None:
             return
-        counts, sums = (ranks.reduce(s, reduce_op="sum") for s in (self._counts, self._sums))
-        self.counts.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
+        for mean, seen in ((self.counts, self._counts), (self.sums, self._sums)):
+            mean.lerp_(ranks.reduce(seen, reduce_op="sum"), 1 - self.decay)
         there = (self.counts > 0)[:, None]
         means = self.sums / self.counts.clamp(min=1e-12)[:, None]
         self.embedding.copy_(torch.where(there, means, self.embedding))
         if self.restart:
-            self._begin_anew(ranks, counts.sum() / self.size)
+            self._begin_anew(ranks)
         self.forget()
 
-    def _begin_anew(self, ranks: Ranks, average: Tensor) -> None:
+    def _begin_anew(self, ranks: Ranks) -> None:
         assert self._seen is not None
+        average = self.counts.sum() / self.size
         keys, vectors = self._seen
         short = self.size - len(keys)  # ranks gather equally many
         keys = torch.cat([keys, keys.new_full((short,), torch.iinfo(keys.dtype).max)])
@@ -206,8 +210,8 @@ class FiniteScalar(Codebook):
 
     def __init__(self, levels: Sequence[int] = (8, 5, 5, 5)) -> None:
         super().__init__()
-        own, good = {"levels": list(levels)}, min(levels, default=0) >= 2
-        rules = {"levels": (good, "are numbers of levels, 2 at least")}
+        own, good = {"levels": list(levels)}, min(levels, default=0) >= 2 and max(levels) <= 1000
+        rules = {"levels": (good, "are numbers of levels, from 2 to 1000")}
         ranges.check("model.codebook", own, rules)
         self.size, self.dim = math.prod(levels), len(levels)
         basis = [math.prod(levels[:i]) for i in range(len(levels))]

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_foundry import ranges
+from lit_foundry.datamodule import Data
 from lit_foundry.nn import Backbone, ImageBackbone
 from lit_foundry.nn.contrastive_loss import alignment, found, nt_xent
 from lit_foundry.nn.image.augment import Augment
+from lit_foundry.nn.image.backbone import random_images
 from lit_foundry.nn.image.views import Views
 from lit_foundry.randomness import Moment, sample_numbers, seed_dropout, single_precision
 from lit_foundry.tasks.step import Stage, Step
@@ -92,13 +94,8 @@ class Contrastive(Visual):
         self._whole = WholeStep()
 
     def _check_views(self, augment: Augment | None) -> None:
-        """Raise ValueError if both views of a sample would be the same."""
+        """Raise ValueError if both views of a text would be the same."""
         if self.views is not None:
-            if augment is None or augment == Augment(size=augment.size):
-                raise ValueError(
-                    "model.augment makes the two views of an image that are compared: set it, as "
-                    "configs/simclr_cifar10.yaml does."
-                )
             return
         if augment is not None:
             raise ValueError("model.augment is for images, and this backbone reads texts.")
@@ -107,6 +104,27 @@ class Contrastive(Visual):
             raise ValueError(
                 "The two views of a text differ by dropout alone, and the backbone has none: set "
                 "model.backbone.dropout, to 0.1 say."
+            )
+
+    def check_data(self, data: Data) -> None:
+        """Check also that images have two views, by some of them.
+
+        Raises:
+            ValueError: If these are the same, or the data do not fit the network.
+        """
+        super().check_data(data)
+        if self.views is None or not isinstance(self.backbone, ImageBackbone):
+            return
+        size = data.facts.get("image_size", 64)
+        images = random_images(32, self.backbone.in_channels, size).to(self.backbone.mean.device)
+        batch = {"pixel_values": images, "index": torch.arange(32, device=images.device)}
+        with single_precision():
+            pair = (self.views.augmented(batch, Moment(), number) for number in (0, 1))
+            first, second = (view["pixel_values"] for view in pair)
+        if torch.equal(first, second):
+            raise ValueError(
+                "model.augment makes the two views of an image that are compared, which are the "
+                "same here: set it, as configs/simclr_cifar10.yaml does."
             )
 
     def on_train_start(self) -> None:
@@ -133,7 +151,8 @@ class Contrastive(Visual):
             for name in fields
             if name in batch and name != "offsets"
         }
-        compared: Tensor = self.projection(self.backbone.encode(both).pooled)
+        with dropping(self.backbone, self.views is None):  # what is frozen too
+            compared: Tensor = self.projection(self.backbone.encode(both).pooled)
         return compared.view(2, len(numbers), -1)
 
     def compared(self, views: Tensor) -> Tensor:
@@ -159,8 +178,7 @@ class Contrastive(Visual):
 
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Compare the samples of a batch of an evaluation, with the same views each time."""
-        with dropping(self.backbone, self.views is None):
-            views = self.embedded(batch, Moment())
+        views = self.embedded(batch, Moment())
         losses, (first, second) = self.compared(views), views.float()
         told = torch.stack([alignment(first, second), found(first, second).float()], 1)
         kept = {"index": batch["index"], "alignment": told[:, 0]}

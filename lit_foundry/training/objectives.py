@@ -40,8 +40,7 @@ class ObjectiveGradients:
                 "trainer.precision=16-mixed scales one loss, and this task has several objectives: "
                 "take bf16-mixed or 32-true."
             )
-        if isinstance(trainer.strategy.model, DistributedDataParallel):
-            trainer.strategy.model.require_backward_grad_sync = False  # `combine` reduces
+        reduce_ourselves(trainer)
 
     def add(self, parameters: Sequence[nn.Parameter]) -> None:
         """Differentiate what is pending; a loss that depends on no parameter adds nothing."""
@@ -75,3 +74,16 @@ class ObjectiveGradients:
             if ranks:
                 parts = [trainer.strategy.reduce(sum(parts, torch.zeros_like(p)), reduce_op="sum")]
             p.grad = torch.stack(parts).sum(0) if parts else None
+        sync_buffers(trainer)
+
+
+def reduce_ourselves(trainer: Trainer) -> None:
+    """Have DDP reduce no gradients."""
+    if isinstance(trainer.strategy.model, DistributedDataParallel):
+        trainer.strategy.model.require_backward_grad_sync = False
+
+
+def sync_buffers(trainer: Trainer) -> None:
+    """Let ranks have the same statistics at the next pass: DDP stops where it reduces nothing."""
+    if isinstance(trainer.strategy.model, DistributedDataParallel):
+        trainer.strategy.model.require_forward_param_sync = True

@@ -174,6 +174,7 @@ class Trained(LightningModule):
             # Lightning averaged over micro-batches and ranks; the sums over both are wanted.
             scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / count
             self.step_loss = total / count
+            total = total / (count > 0)  # not finite without any term
         norm = finish_gradients(optimizer, scale, self.trainer.gradient_clip_val)
         # Here a step of one objective waits for the device, and nowhere else; later is too late.
         self._skips = not isfinite((norm + total).item())

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from lit_foundry.training.objectives import reduce_ourselves, sync_buffers
 from lit_foundry.training.running_statistics import RunningStatistics
 
 Embed = Callable[[Mapping[str, Any]], Tensor]  # from a micro-batch to (V, B, P), always the same
@@ -44,8 +44,7 @@ class WholeStep:
                 "trainer.precision=16-mixed scales a loss, and here gradients are those of "
                 "embeddings: take bf16-mixed or 32-true."
             )
-        if isinstance(trainer.strategy.model, DistributedDataParallel):
-            trainer.strategy.model.require_backward_grad_sync = False  # `backward` reduces
+        reduce_ourselves(trainer)
 
     def clear(self) -> None:
         """Begin a step."""
@@ -95,6 +94,7 @@ class WholeStep:
         for p, total in zip(parameters, sums, strict=True):
             if total is not None:
                 p.grad = trainer.strategy.reduce(total, reduce_op="sum") * scale
+        sync_buffers(trainer)
         self.clear()
 
 

@@ -119,8 +119,19 @@ def test_codes_of_no_use_begin_anew_at_vectors_that_were_seen() -> None:
     assert all((vectors == code).all(1).any() for code in book.embedding[1:])
     lowest = vectors[keys.argsort()[:4]]
     torch.testing.assert_close(book.embedding[1:], lowest)
-    torch.testing.assert_close(book.counts[1:], torch.full((4,), 40 / 5))  # time to be found
+    torch.testing.assert_close(book.counts[1:], torch.full((4,), 0.2 * 40 / 5))  # time to be found
     assert book(vectors).codes.unique().numel() > 1
+
+
+def test_codes_in_use_do_not_begin_anew_in_the_first_steps() -> None:
+    book = quantizer(restart=0.3)
+    book.embedding.copy_(10 * torch.arange(5.0)[:, None].expand(5, 3))
+    near = book.embedding.repeat_interleave(8, 0) + 0.01 * torch.randn(40, 3)
+    codes = book(near).codes
+    assert codes.bincount().tolist() == [8] * 5
+    book.remember(near, codes, torch.arange(40))
+    book.follow(Alone())
+    torch.testing.assert_close(book.embedding, near.view(5, 8, 3).mean(1))
 
 
 def test_fewer_vectors_than_codes_begin_fewer_anew() -> None:
@@ -151,6 +162,8 @@ def test_what_is_learnt_stays_in_single_precision() -> None:
     book.remember(vectors.bfloat16(), found.codes, keys)
     book.follow(Alone())
     assert {value.dtype for value in book.state_dict().values()} == {torch.float32}
+    learnt = quantizer().embedding
+    torch.testing.assert_close(quantizer().to(torch.bfloat16).embedding, learnt, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("levels", [(8, 5, 5), (3,), (2, 4)])
@@ -187,6 +200,7 @@ def test_codes_of_any_shape_have_vectors(book: Codebook) -> None:
         (lambda: VectorQuantizer(size=1), "size is a number of codes"),
         (lambda: VectorQuantizer(restart=1.0), "restart is a share"),
         (lambda: FiniteScalar((8, 1)), "levels are numbers of levels"),
+        (lambda: FiniteScalar((1500,)), "levels are numbers of levels, from 2 to 1000"),
         (lambda: FiniteScalar(()), "levels are numbers of levels"),
     ],
 )

@@ -195,8 +195,6 @@ def text_encoder(**options: Any) -> TextEncoder:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: task_of(augment=None), "model.augment makes the two views"),
-        (lambda: task_of(augment=Augment(size=6)), "model.augment makes the two views"),
         (lambda: task_of(temperature=0.0), "model.temperature is above 0"),
         (lambda: task_of(projection=(4, 0)), "model.projection are widths"),
         (
@@ -209,6 +207,35 @@ def text_encoder(**options: Any) -> TextEncoder:
 def test_views_that_would_be_the_same_are_refused(make: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make()
+
+
+@pytest.mark.parametrize(
+    ("augment", "differ"),
+    [
+        (None, False),
+        (Augment(pad_mode="zero", magnitude=5), False),
+        (Augment(jitter=(0.4, 0.0, 0.0, 0.0), jitter_prob=0.0), False),
+        (Augment(size=6), True),
+        (Augment(grey=0.5, flip="random"), True),
+    ],
+)
+def test_images_that_no_augmentation_changes_are_refused(augment: Any, differ: bool) -> None:
+    task = task_of(ResNet9(2, 1, mean=[0.3], std=[0.4]), augment=augment)
+    if differ:
+        task.check_data(Digits())
+        return
+    with pytest.raises(ValueError, match=r"model\.augment makes the two views.* are the same here"):
+        task.check_data(Digits())
+
+
+def test_a_frozen_text_encoder_has_two_views_too() -> None:
+    task = task_of(text_encoder(), augment=None, projection=()).train()
+    task.backbone.eval()
+    ids = torch.arange(12).view(2, 6)
+    batch = {"input_ids": ids, "attention_mask": ids >= 0, "index": torch.arange(2)}
+    first, second = task.embedded(batch, Moment())
+    assert (first != second).any(1).all()
+    assert not task.backbone.training
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ def test_a_step_in_which_no_objective_has_a_term_changes_nothing(tmp_path: Path)
 
 def test_what_no_rank_has_a_gradient_of_keeps_none() -> None:
     class Two:
-        world_size = 2
+        world_size, model = 2, None
 
         @property
         def strategy(self) -> Any:

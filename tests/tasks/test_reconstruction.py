@@ -18,6 +18,7 @@ from lit_foundry.data import Digits
 from lit_foundry.nn import MLP, ImageEncoder, ResNet9, TextEncoder
 from lit_foundry.nn.codebooks import FiniteScalar, VectorQuantizer
 from lit_foundry.nn.decoders import MLPDecoder
+from lit_foundry.nn.image.augment import Augment
 from lit_foundry.nn.image.corruption import Corruption
 from lit_foundry.nn.likelihoods import Bernoulli, DiscretizedLogistic, kl_to_standard_normal
 from lit_foundry.randomness import Moment
@@ -297,6 +298,14 @@ def texts(tmp_path: Path) -> None:
             r"model.warmup is a fraction of the run",
         ),
         (lambda path: task_of("VariationalAutoencoder", beta=-1.0), "model.beta is 0 at least"),
+        (
+            lambda path: task_of("Autoencoder", augment=Augment(size=6)),
+            r"model.augment.size is model.image_size \(8\)",
+        ),
+        (
+            lambda path: task_of("Autoencoder", augment=Augment(size=8, start_size=4)),
+            "model.augment.start_size grows nothing here",
+        ),
         (lambda path: MLP((4,)), "model.backbone.image_size is the edge"),
         (lambda path: MLP((), 8), "model.backbone.hidden are widths"),
     ],
@@ -305,6 +314,48 @@ def test_bad_input_is_told_in_a_line(make: Any, said: str, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=said) as told:
         make(tmp_path)
     assert "\n" not in str(told.value)
+
+
+def test_what_the_map_of_features_does_not_depend_on_does_not_learn() -> None:
+    config = {"model_type": "convnext", "hidden_sizes": [4, 8], "depths": [1, 1], "num_stages": 2}
+    backbone = ImageEncoder(config=config, in_channels=3)
+    task = Autoencoder(backbone, image_size=32)
+    still = {name for name, p in task.named_parameters() if not p.requires_grad}
+    assert still == {"backbone.encoder.layernorm.weight", "backbone.encoder.layernorm.bias"}
+    batch = {"pixel_values": torch.full((2, 3, 32, 32), 9), "index": torch.arange(2)}
+    task.step(batch, "train").loss.backward()
+    assert all(p.grad is not None for p in task.parameters() if p.requires_grad)
+
+
+def test_an_image_alone_is_shown_without_interpolations(batch: Mapping[str, Any]) -> None:
+    task = task_of("VariationalAutoencoder").eval()
+    shown = task.pictures({name: field[:1] for name, field in batch.items()})
+    assert set(shown) == SHOWN["VariationalAutoencoder"] - {"interpolations"}
+
+
+def test_pictures_are_of_the_weights_that_are_validated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[float]] = {"train": [], "val": [], "shown": []}
+    step, rebuilt = Autoencoder.step, Autoencoder.rebuilt
+
+    def note(task: Any, where: str) -> None:
+        seen[where].append(float(task.bottleneck[1].weight.detach().sum()))
+
+    def watched_step(task: Any, batch: Any, stage: Any) -> Any:
+        note(task, stage)
+        return step(task, batch, stage)
+
+    def watched_rebuilt(task: Any, batch: Any) -> Any:
+        note(task, "shown")
+        return rebuilt(task, batch)
+
+    monkeypatch.setattr(Autoencoder, "step", watched_step)
+    monkeypatch.setattr(Autoencoder, "rebuilt", watched_rebuilt)
+    path = config_of("Autoencoder", tmp_path)
+    main(["fit", "--config", str(path), "--trainer.callbacks+=EMA", "--trainer.max_epochs=2"])
+    assert len(seen["shown"]) >= 2
+    assert {*seen["shown"]} <= {*seen["val"]}
 
 
 class White(nn.Module):

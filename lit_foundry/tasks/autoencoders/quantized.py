@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lit_foundry.datamodule import Data
+from lit_foundry.datamodule import data_of
 from lit_foundry.nn import ImageBackbone
 from lit_foundry.nn.codebooks import Codebook, Quantized, VectorQuantizer
 from lit_foundry.nn.decoders import Decoder
@@ -137,22 +137,24 @@ class QuantizedAutoencoder(Reconstruction):
         images = self.images(batch, "val")
         return {"image": images, "rebuilt": self.decoded(self.codes(images))}
 
-    def pictures(self, batch: Mapping[str, Any]) -> dict[str, Shown]:
-        """Return also how often the validation took each code."""
-        found = super().pictures(batch)
+    def charts(self) -> dict[str, Shown]:
+        """Return how often the validation took each code."""
         counts = self.results.get("val/code_counts")
         if counts is None:
-            return found
+            return {}
         used = f"codes, sorted: {int((counts > 0).sum()):,} of {len(counts):,} are in use"
-        return found | {"codes": Bars.of(counts, "places", used)}
+        return {"codes": Bars.of(counts, "places", used)}
 
-    def check_data(self, data: Data) -> None:
-        """Check also that there is more to quantize than there are codes.
+    def setup(self, stage: str) -> None:
+        """Check before a fit that there is more to quantize than there are codes.
 
         Raises:
-            ValueError: If there is not, or the data do not fit the network.
+            ValueError: If there is not.
         """
-        super().check_data(data)
+        super().setup(stage)
+        data = data_of(self.trainer)
+        if stage != "fit" or data is None:
+            return
         places = len(data.load("train").lengths) * self.grid[1] ** 2
         if places < self.codebook.size:
             raise ValueError(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lit_foundry import ranges
 from lit_foundry.datamodule import Data
 from lit_foundry.nn.decoders import ConvDecoder, Decoder
 from lit_foundry.nn.image.augment import Augment
@@ -80,12 +81,40 @@ class Reconstruction(Visual):
                 f"{name} rebuilds square images, whose edge model.image_size is: set data.size; in "
                 "Python pass data.facts['image_size']."
             )
+        size = augment.size if augment else None
+        rules = {
+            "size": (size in (None, image_size), f"is model.image_size ({image_size}), or null"),
+            "start_size": (
+                not (augment and augment.start_size),
+                "grows nothing here: leave it out",
+            ),
+        }
+        ranges.check("model.augment", vars(augment or Augment()), rules)
         super().__init__(optim, finetune, init_from, metrics)
         self.backbone = finetune.adapted(backbone)
         self.views = Views(augment or Augment(), backbone=backbone)
         self.image_size, self.channels = image_size, backbone.in_channels
         self.grid = self.backbone.grid(self.backbone.try_size(image_size)).shape[1:]
+        self._leave_idle()
         self.compiled = compile
+
+    @torch.enable_grad()
+    def _leave_idle(self) -> None:
+        """Let what the map of features does not depend on, such as a last norm, not learn.
+
+        DDP would wait for its gradients.
+        """
+        parameters = [p for p in self.backbone.parameters() if p.requires_grad]
+        was = self.backbone.training
+        shape = (1, self.channels, self.image_size, self.image_size)
+        features = self.backbone.eval().features(
+            torch.zeros(shape, device=self.backbone.mean.device)
+        )
+        self.backbone.train(was)
+        total = self.backbone.grid(features).sum()
+        found = torch.autograd.grad(total, parameters, allow_unused=True) if parameters else ()
+        for p, gradient in zip(parameters, found, strict=True):
+            p.requires_grad_(gradient is not None)
 
     def built_decoder(
         self, decoder: Decoder | None, latent: int, edge: int | None, outputs: int = 1

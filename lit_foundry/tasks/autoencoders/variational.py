@@ -190,7 +190,7 @@ class VariationalAutoencoder(Reconstruction):
             varied[f"latent {which}"] = shown(self.generated(latents))
         return super().pictures(batch) | {
             "samples": Images({str(i): samples[i::4] for i in range(4)}),
-            "interpolations": Images(between),
+            **({"interpolations": Images(between)} if between else {}),
             "traversals": Images(varied),
             "latents": Bars.of(told, "nats", "latents, sorted"),
         }
