@@ -10,7 +10,7 @@ from opcode import opmap
 from pathlib import Path
 from types import ModuleType
 
-from lit_foundry import usage
+from lit_foundry import memory, usage
 
 # Commands that are no Trainer method, by module.
 OWN: dict[str, str] = {
@@ -115,6 +115,7 @@ def imported(module: str) -> ModuleType:
     Torch and its like bring half a million objects: to search these for garbage over and over takes
     a fifth of the time to import them, and a third of a second now and then in a training step.
     """
+    memory.keep()
     gc.disable()
     try:
         return import_module(module)
