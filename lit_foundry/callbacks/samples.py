@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lit_foundry.report import plots
 from lit_foundry.runs.folder import RunFolder
 from lit_foundry.runs.tracking import trackers
-from lit_foundry.tasks.pictures import Images, Shown
+from lit_foundry.tasks.pictures import Bars, Images, Shown
 
 
 class Samples(Callback):
@@ -53,7 +53,7 @@ class Samples(Callback):
             return
         if isinstance(made, Mapping):
             charts = pl_module.charts() if hasattr(pl_module, "charts") else {}
-            self._show(trainer, {**made, **charts})
+            show(trainer, self.run, {**made, **charts})
         else:
             self._write(trainer, made)
 
@@ -67,24 +67,27 @@ class Samples(Callback):
         for tracker in trackers(trainer):
             tracker.log_samples(samples, trainer.global_step)
 
-    def _show(self, trainer: Trainer, pictures: Mapping[str, Shown]) -> None:
-        step = trainer.global_step
-        folder = self.run.path / "pictures" / str(step)
-        paths = {name: folder / f"{name}.png" for name in pictures}
-        for name, picture in pictures.items():
-            draw(picture, paths[name])
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for name, path in paths.items():
-                    pixels = plots.read_image(path)
-                    logger.experiment.add_image(name, pixels, step, dataformats="HWC")
-        for tracker in trackers(trainer):
-            tracker.log_images(paths, step)
+
+def show(trainer: Trainer, run: RunFolder, pictures: Mapping[str, Shown]) -> None:
+    """Draw ``pictures/<step>/<name>.png`` in the folder of a run, and tell the loggers."""
+    step = trainer.global_step
+    paths = {name: run.path / "pictures" / str(step) / f"{name}.png" for name in pictures}
+    for name, picture in pictures.items():
+        draw(picture, paths[name])
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for name, path in paths.items():
+                pixels = plots.read_image(path)
+                logger.experiment.add_image(name, pixels, step, dataformats="HWC")
+    for tracker in trackers(trainer):
+        tracker.log_images(paths, step)
 
 
 def draw(picture: Shown, path: Path) -> None:
     """Draw what a task shows."""
     if isinstance(picture, Images):
         plots.plot_rows(picture.rows, path)
-    else:
+    elif isinstance(picture, Bars):
         plots.plot_bars(picture.values, picture.unit, picture.things, path)
+    else:
+        plots.plot_points(picture.places, picture.classes, picture.names, path)

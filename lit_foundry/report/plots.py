@@ -304,6 +304,26 @@ def plot_bars(values: NDArray[np.float64], unit: str, things: str, path: Path) -
     save(figure, path)
 
 
+def plot_points(
+    places: NDArray[np.float64], classes: NDArray[np.int64], names: Sequence[str], path: Path
+) -> None:
+    """Draw points (N, 2), coloured by class (N,); a legend names the classes if there are few."""
+    from matplotlib import colormaps
+
+    few = len(names) <= 20
+    figure = new_figure(6.4 if few else 5, 5)
+    axes = figure.subplots()
+    colors = colormaps["tab10" if len(names) <= 10 else "tab20" if few else "hsv"]
+    for number, name in enumerate(names):
+        mine = places[classes == number]
+        shade = colors(number) if few else colors(number / len(names))
+        axes.scatter(*mine.T, s=6, color=shade, alpha=0.7, lw=0, label=shorten(name, 24))
+    axes.set(xticks=[], yticks=[])
+    if few:
+        figure.legend(loc="outside right upper", frameon=False, markerscale=3, fontsize=9)
+    save(figure, path)
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read a picture, (H, W, 3)."""
     from PIL import Image

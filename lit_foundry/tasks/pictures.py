@@ -40,7 +40,22 @@ class Bars:
         return cls(ordered.numpy(), unit, things)
 
 
-Shown = Images | Bars
+@dataclass(frozen=True)
+class Points:
+    """Points in the plane, coloured by class.
+
+    Attributes:
+        places: Shape (N, 2).
+        classes: Of each, shape (N,).
+        names: Of the classes.
+    """
+
+    places: NDArray[np.float64]
+    classes: NDArray[np.int64]
+    names: Sequence[str]
+
+
+Shown = Images | Bars | Points
 
 
 def shown(images: Tensor) -> list[NDArray[np.uint8]]:

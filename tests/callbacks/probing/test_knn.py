@@ -14,6 +14,7 @@ from lit_foundry.checkpoints.files import load_data, load_task, read_checkpoint
 from lit_foundry.cli.main import main
 from lit_foundry.training.probing.encoder import Encoder
 from lit_foundry.training.probing.knn import WeightedKNN, nearest
+from lit_foundry.training.probing.projection import projected
 from tests.conftest import REPO, corpus_config, digits_config, tiny_config, write_config
 from tests.labelled import text_config
 from tests.processes import run
@@ -138,3 +139,36 @@ def test_two_ranks_score_what_one_does(tiny: Path) -> None:
         scores.append(logged(tiny.parent / "runs" / str(ranks) / "1"))
     assert scores[0] == scores[1]
     assert len(scores[0]) == 2
+
+
+def test_features_are_drawn_at_each_validation_unless_none_are_wanted(tmp_path: Path) -> None:
+    path = write_config(tmp_path / "digits.yaml", digits_config(tmp_path))
+    words = ["fit", "--config", str(path), *ADDED, "--trainer.max_epochs", "2"]
+    drawn = main(words).run.path / "pictures"
+    assert sorted(int(found.parent.name) for found in drawn.glob("*/features.png")) == [9, 18]
+    plain = main([*words, "--trainer.callbacks.projection=null"]).run.path
+    assert not (plain / "pictures").exists()
+
+
+def test_projections_are_those_of_scikit_learn() -> None:
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    torch.manual_seed(0)
+    features = torch.randn(60, 12) * torch.arange(12, 0, -1)
+    unit = torch.nn.functional.normalize(features.double(), dim=1).numpy()
+    want = torch.from_numpy(decomposition.PCA(2, svd_solver="full").fit_transform(unit))
+    found = projected(features, "pca")
+    torch.testing.assert_close(found.abs(), want.abs())
+    assert torch.equal(projected(features * 3, "pca").sign(), found.sign())
+    assert projected(torch.ones(5, 1), "pca").tolist() == [[0.0, 0.0]] * 5
+    clusters = torch.eye(3).repeat_interleave(20, 0) + 0.01 * torch.randn(60, 3)
+    plane = projected(clusters, "tsne").view(3, 20, 2)
+    within = (plane - plane.mean(1, keepdim=True)).norm(dim=2).max()
+    assert torch.pdist(plane.mean(1)).min() > 2 * within
+
+
+def test_a_projection_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "lit_foundry.training.probing.projection.find_spec", lambda name: None if name else name
+    )
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lit-foundry\[digits\]'"):
+        KNN(projection="tsne")
