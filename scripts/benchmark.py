@@ -5,8 +5,8 @@ usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_toke
            [--precision bf16-mixed] [--compile] [--workers N]
        python scripts/benchmark.py images-pipeline --cifar10 DIR [--batch_size N] [--workers N]
            [--images N] [--steps N]
-       python scripts/benchmark.py images-resnet|images-vit (the same) [--precision bf16-mixed]
-           [--compile]
+       python scripts/benchmark.py images-resnet|images-vit|images-mae (the same)
+           [--precision bf16-mixed] [--compile]
        python scripts/benchmark.py overhead [--steps N]
        python scripts/benchmark.py startup
        each with --rounds N, --json FILE to keep the figures, and --turns 1 3 to run only some of
@@ -35,6 +35,11 @@ usage: python scripts/benchmark.py finetune --imdb DIR [--texts N] [--batch_toke
   images-vit
             the same of a ViT with patches of 4 x 4, by AdamW, and of the transformers Trainer, with
             torchvision's transforms on PNG images as in its example, and on decoded ones
+  images-mae
+            pretraining of a masked autoencoder, the same ViT with three quarters of its patches
+            hidden: training samples per second of lit_foundry, of ViTMAEForPreTraining of
+            transformers in a plain loop on the same batches, and of its Trainer with torchvision's
+            transforms on PNG images as in its example, and on decoded ones
   overhead  milliseconds per step beyond a plain PyTorch loop, on an average of word vectors
   startup   seconds from the start of `fit` on the demo to its first step, beyond imports
 
@@ -57,6 +62,7 @@ from typing import Any
 
 from benchmark_finetune import FINETUNE
 from benchmark_images import RESNET, VIT
+from benchmark_mae import MAE
 from benchmark_mlm import MLM
 from benchmark_overhead import BLOCK, OVERHEAD, STARTUP
 from benchmark_pipeline import PIPELINE
@@ -71,6 +77,7 @@ BENCHMARKS: dict[str, tuple[str, list[Callable[..., dict[str, Figures]]]]] = {
     "images-pipeline": ("samples/s", PIPELINE),
     "images-resnet": ("samples/s", RESNET),
     "images-vit": ("samples/s", VIT),
+    "images-mae": ("samples/s", MAE),
     "overhead": ("ms/step", OVERHEAD),
     "startup": ("seconds", STARTUP),
 }
@@ -80,6 +87,7 @@ DEFAULTS = {
     "images-pipeline": {"steps": 50, "workers": 2, "batch_size": 512},
     "images-resnet": {"steps": 20, "workers": 2, "batch_size": 128},
     "images-vit": {"steps": 20, "workers": 2, "batch_size": 128},
+    "images-mae": {"steps": 20, "workers": 2, "batch_size": 128},
     "overhead": {"steps": 2000},
 }
 TEXTS = ("finetune", "mlm")

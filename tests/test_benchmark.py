@@ -106,6 +106,19 @@ def test_image_networks_are_compared_on_as_many_images(tmp_path: Path, kind: str
 
 
 @pytest.mark.slow
+def test_masked_autoencoders_are_compared_on_as_many_images(tmp_path: Path) -> None:
+    folder = write_cifar10(tmp_path)
+    sizes = ["--images", "100", "--batch_size", "8", "--steps", "2", "--workers", "1"]
+    found = benchmark(tmp_path, "images-mae", "--cifar10", folder, *sizes)
+    assert len(found) == 4
+    assert {(row["samples"], row["steps"]) for row in found.values()} == {(16, 2)}
+    # transformers counts the decoder's positions, which do not learn.
+    assert (
+        max(row["parameters"] for row in found.values()) < 1.01 * found["lit_foundry"]["parameters"]
+    )
+
+
+@pytest.mark.slow
 def test_a_step_is_profiled() -> None:
     words = ["--model", "bert-mini", "--rows", "2", "--length", "64"]
     command = [sys.executable, "scripts/profile_mlm.py", *words]
