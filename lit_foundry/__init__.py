@@ -20,6 +20,7 @@ _HOME = {
     "Corpus": "lit_foundry.data",
     "DataModule": "lit_foundry.data",
     "Digits": "lit_foundry.data",
+    "DenoisingText": "lit_foundry.tasks",
     "Distillation": "lit_foundry.tasks",
     "DiscretizedLogistic": "lit_foundry.nn.likelihoods",
     "Docstrings": "lit_foundry.data",

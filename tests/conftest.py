@@ -124,6 +124,12 @@ def corpus_config(folder: Path, task: str = "MaskedLM") -> dict[str, Any]:
             "class_path": "TextDecoder",
             "init_args": {"config": gpt},
         }
+    if task == "DenoisingText":
+        sides = "encoder", "decoder"
+        sizes = {"layers": 2, "attention_heads": 2, "ffn_dim": 48}
+        bart = {f"{side}_{name}": size for side in sides for name, size in sizes.items()}
+        bart |= {"model_type": "bart", "d_model": 32, "max_position_embeddings": 64}
+        config["model"]["init_args"]["backbone"]["init_args"] = {"config": bart}
     config["model"]["class_path"] = task
     config["data"] = {
         "class_path": "Corpus",
@@ -137,6 +143,8 @@ def corpus_config(folder: Path, task: str = "MaskedLM") -> dict[str, Any]:
             "micro_batch": 4,
         },
     }
+    if task == "DenoisingText":
+        config["data"]["init_args"]["packing"] = "concatenated"
     return config
 
 

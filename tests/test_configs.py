@@ -67,6 +67,7 @@ CIFAR10, DIGITS = (
 NEEDS = {
     "bert_imdb": ["--config", WITHOUT_HUB % SMALL_BERT],
     "mlm_bert_base": ["--config", WITHOUT_HUB % SMALL_BERT, "--config", NO_WIKITEXT],
+    "denoising_imdb_finetune": ["--config", FROM_SCRATCH],
     "mlm_imdb_finetune": ["--config", FROM_SCRATCH],
     "mlm_imdb_gpu_finetune": ["--config", FROM_SCRATCH],
     "resnet50_imagefolder": ["--config", NO_WEIGHTS],
@@ -80,12 +81,12 @@ TARGETS = {"minilm_stsb": "value", "minilm_topics": "classes", "minilm_ner": "ta
 SLOW = {"cifar10_airbench95", "cifar10_airbench96", "mlm_imdb_gpu", "mlm_imdb_gpu_finetune"}
 SLOW |= {"shakespeare_gpu", "minilm_stsb", "minilm_topics", "minilm_mlm_imdb", "cifar10_vit"}
 SLOW |= {f"{name}_cifar10" for name in ("autoencoder", "vae", "vqvae", "mae", "simclr")}
-SLOW |= {"simcse_imdb"}
+SLOW |= {"simcse_imdb", "denoising_imdb", "denoising_imdb_finetune"}
 SLOW |= {"minilm_ner", "mlm_bert_base", "cifar10_resnet18", "minilm_imdb_prune"}
 SLOW |= {*TEACHERS, "resnet50_imagefolder", "mlm_imdb_finetune", "demo_minilm", "lite0_cifar10"}
 IMAGES = (*CIFAR10, *DIGITS, "resnet50_imagefolder")
 # What pretrains reads any text.
-PRETRAINING = {"minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "mlm_imdb_gpu"}
+PRETRAINING = {"denoising_imdb", "minilm_mlm_imdb", "mlm_bert_base", "mlm_imdb", "mlm_imdb_gpu"}
 PRETRAINING |= {"shakespeare", "shakespeare_gpu"}
 
 

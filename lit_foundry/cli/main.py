@@ -52,7 +52,7 @@ from lit_foundry.usage import USAGE, UsageError, flags, in_order, printable, unk
 
 EVALUATION = ("validate", "test", "predict")
 COMMANDS = ("fit", *EVALUATION)
-MODEL_GROUPS = ("optim", "finetune", "masking", "generation")
+MODEL_GROUPS = ("optim", "finetune", "masking", "noising", "generation")
 GROUPS = ("trainer", *(f"model.init_args.{name}" for name in MODEL_GROUPS))
 # What `--KEY.help CLASS` explains, by the end of the key.
 BASES: dict[str, type] = {

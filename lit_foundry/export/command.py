@@ -67,7 +67,8 @@ def main(args: list[str]) -> None:
     if predicts:
         example = "image.png" if "pixel_values" in manifest["inputs"] else "a text"
         print(f'  lit_foundry.load({place}).predict(["{example}"])')
-    if given.format == "hf" and manifest["data_state"].get("mode") != "L":  # pipelines take RGB
+    # Pipelines take RGB.
+    if given.format == "hf" and job and manifest["data_state"].get("mode") != "L":
         text = USES.get(job, '"a text"').format(mask=manifest["mask"])
         print(f'  transformers.pipeline("{job}", {place})({text})')
     if not predicts:

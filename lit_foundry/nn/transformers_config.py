@@ -113,7 +113,8 @@ def is_decoder(config: Any) -> bool:
 
     kind = config.model_type
     masked, causal = MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return (kind in causal and kind not in masked) or getattr(config, "is_decoder", False)
+    alone = kind in causal and kind not in masked and not config.is_encoder_decoder
+    return alone or getattr(config, "is_decoder", False)
 
 
 def plain_config(config: Any) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def set_dropout(config: Any, dropout: float) -> None:
 def check(config: Any, attention: str) -> None:
     """Refuse what would fail later, in words that name no key."""
     size = getattr(config, "vocab_size", None)
-    if size is None or config.is_encoder_decoder:
+    if size is None:
         raise ValueError(
             f"model.backbone.config.model_type {config.model_type} is no text encoder on its own: "
             "take one such as bert, roberta or modernbert."

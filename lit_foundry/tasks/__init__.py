@@ -8,6 +8,7 @@ from lit_foundry.tasks.base import Task
 from lit_foundry.tasks.causal_lm import CausalLM
 from lit_foundry.tasks.classification import Classification
 from lit_foundry.tasks.contrastive import Contrastive
+from lit_foundry.tasks.denoising_text import DenoisingText
 from lit_foundry.tasks.distillation import Distillation
 from lit_foundry.tasks.masked_lm import MaskedLM
 from lit_foundry.tasks.multi_label_classification import MultiLabelClassification
@@ -21,6 +22,7 @@ __all__ = [
     "CausalLM",
     "Classification",
     "Contrastive",
+    "DenoisingText",
     "Distillation",
     "Finetune",
     "Lora",

@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_foundry.datamodule import Data, data_of
 from lit_foundry.nn import TextDecoder
 from lit_foundry.nn.text.as_language_model import language_model
-from lit_foundry.nn.text.generation import Generation, generate
+from lit_foundry.nn.text.generation import Generation, end_of, generate
 from lit_foundry.nn.text.masking import IGNORED
 from lit_foundry.tasks.language_model import LanguageModel
 from lit_foundry.tasks.step import Stage, Step
@@ -74,8 +74,7 @@ class CausalLM(LanguageModel):
             batch: Texts, of which what ends them (the tokenizer's special tokens) is left out.
             tokenizer: Of the texts.
         """
-        ids, end = batch["input_ids"], tokenizer.eos_token_id
-        end = tokenizer.sep_token_id if end is None else end
+        ids, end = batch["input_ids"], end_of(tokenizer)
         real = batch["attention_mask"] if end is None else batch["attention_mask"] & (ids != end)
         start = tokenizer.bos_token_id
         found = generate(

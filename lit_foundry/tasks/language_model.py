@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_foundry.checkpoints.files import load_strictly, read_checkpoint, recipe_of
 from lit_foundry.datamodule import Data, data_of
@@ -35,8 +35,9 @@ class LanguageModel(Task):
         finetune: What is frozen, and when.
         optim: Optimizer and schedule.
         init_from: Checkpoint whose backbone initializes this one.
-
     """
+
+    head: LanguageHead
 
     def __init__(
         self,
@@ -50,11 +51,19 @@ class LanguageModel(Task):
             optim, finetune, init_from, {"acc": TokenAccuracy()}, {"acc": TokenAccuracy()}
         )
         self.backbone = finetune.adapted(backbone)
-        self.head: LanguageHead = self.backbone.language_head()
+        parts = self.parts_on(self.backbone)
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self._parts = tuple(parts)
         self.compiled, self._is_compiled = compile, False
         self._weights: tuple[int, int] | None = None
         # No buffers, whose shape what averages weights would have learnt before there are data.
         self.special = self.continues = torch.zeros(0, dtype=torch.bool)
+
+    @classmethod
+    def parts_on(cls, backbone: Any) -> dict[str, nn.Module]:
+        """Build what makes logits of a backbone's features, by the names of the parts."""
+        return {"head": backbone.language_head()}
 
     def setup(self, stage: str) -> None:
         """Learn from the data which tokens are special, and which continue a word."""
@@ -86,14 +95,19 @@ class LanguageModel(Task):
         super().initialize(path)
         if path.is_dir():
             source = type(self.backbone)(pretrained=str(path))
-            self.head.load_state_dict(source.language_head().state_dict())
-            return
-        checkpoint = read_checkpoint(path)
-        theirs = recipe_of(checkpoint, path)["model"]["class_path"]
-        if theirs == self.recipe()["class_path"]:
-            state = checkpoint["state_dict"]
-            head = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
-            load_strictly(self.head, head, f"{path}, head")
+            found = self.parts_on(source)
+            states = {name: part.state_dict() for name, part in found.items()}
+        else:
+            checkpoint = read_checkpoint(path)
+            theirs = recipe_of(checkpoint, path)["model"]["class_path"]
+            if theirs != self.recipe()["class_path"]:
+                return
+            states = {name: {} for name in self._parts}
+            for key, value in checkpoint["state_dict"].items():
+                part, _, rest = key.partition(".")
+                states.get(part, {})[rest] = value
+        for name in self._parts:
+            load_strictly(getattr(self, name), states[name], f"{path}, {name}")
 
     def predicted(self, tokens: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score the predictions at some places.
@@ -145,6 +159,11 @@ class LanguageModel(Task):
     def tokenizer(self) -> Any:
         """That of the data."""
         return self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _texts(batch: Mapping[str, Any], tokenizer: Any) -> list[str]:
+        pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        return [tokenizer.decode(ids[mask].tolist()) for ids, mask in pairs]
 
     def network(self, data: Data) -> Network:
         """Return backbone and head as a function of tensors."""

@@ -154,8 +154,3 @@ class MaskedLM(LanguageModel):
             best = ", ".join(f"{tokenizer.decode([i])} {p:.2f}" for i, p in filling)
             shown[row].append(f"  {tokenizer.decode([answer]):>16} : {best}")
         return ["\n".join(lines) for lines in shown]
-
-    @staticmethod
-    def _texts(batch: Mapping[str, Any], tokenizer: Any) -> list[str]:
-        pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
-        return [tokenizer.decode(ids[mask].tolist()) for ids, mask in pairs]

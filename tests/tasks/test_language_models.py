@@ -23,13 +23,15 @@ from lit_foundry.nn import TextDecoder, TextEncoder
 from lit_foundry.nn.text.as_language_model import language_model
 from lit_foundry.nn.text.generation import Generation, generate
 from lit_foundry.nn.text.masking import IGNORED, Masking
+from lit_foundry.nn.text.noising import Noising
 from lit_foundry.randomness import Moment
-from lit_foundry.tasks import CausalLM, MaskedLM
+from lit_foundry.tasks import CausalLM, DenoisingText, MaskedLM
 from lit_foundry.tasks.causal_lm import next_tokens
 from lit_foundry.training.optim import OptimConfig
 from tests.conftest import corpus_config, reviews, tiny_config, write_config, write_csv
 
-TASKS = ["MaskedLM", "CausalLM"]
+TASKS = ["MaskedLM", "CausalLM", "DenoisingText"]
+KINDS = "bos", "eos", "pad"
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -68,8 +70,13 @@ def test_samples_of_each_validation_are_written(fitted: Any) -> None:
     files = sorted((fitted[0].run.path / "samples").iterdir(), key=lambda p: int(p.stem))
     assert len(files) == 3
     text = files[-1].read_text(encoding="utf-8")
-    assert ("[MASK]" in text) == isinstance(fitted[0].model, MaskedLM)
+    assert ("[MASK]" in text) != isinstance(fitted[0].model, CausalLM)
     assert ("|||" in text) == isinstance(fitted[0].model, CausalLM)
+    if isinstance(fitted[0].model, DenoisingText):
+        shown = [line.split(": ", 1) for line in text.splitlines() if line]
+        names = [name.strip() for name, _ in shown]
+        assert names == ["original", "seen", "restored"] * (len(names) // 3)
+        return
     fillings = [line.split(" : ")[1].split(", ") for line in text.splitlines() if " : " in line]
     assert {len(best) for best in fillings} == ({5} if "[MASK]" in text else set())
 
@@ -95,6 +102,9 @@ def test_predict_fills_masks_or_goes_on(fitted: Any, tmp_path: Path) -> None:
         probs = [filling["prob"] for filling in mask]
         assert probs == sorted(probs, reverse=True)
         assert 0 < sum(probs) <= 1
+    elif isinstance(fitted[0].model, DenoisingText):
+        assert "the plot [MASK] scene" in first["text"]
+        assert isinstance(first["restored"], str)  # maybe nothing, so early
     else:
         assert first["text"].startswith("the plot")
         assert first["continuation"]
@@ -107,7 +117,7 @@ def test_predict_fills_masks_or_goes_on(fitted: Any, tmp_path: Path) -> None:
 
 
 def test_export_loads_in_transformers(fitted: Any, tmp_path: Path) -> None:
-    from transformers import pipeline
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
     folder = export(best(fitted), "hf", tmp_path / "export")
     assert (
@@ -121,6 +131,17 @@ def test_export_loads_in_transformers(fitted: Any, tmp_path: Path) -> None:
         [filling] = task.fillings(batch, rows, places)
         assert [f["token"] for f in found] == [i for i, _ in filling]
         assert [f["score"] for f in found] == pytest.approx([p for _, p in filling], abs=1e-5)
+    elif isinstance(fitted[0].model, DenoisingText):
+        task, data = load_task(best(fitted)), load_data(best(fitted))
+        task.check_data(data)
+        batch = next(iter(data.batches(["the plot [MASK] scene", "hero"], 64)))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        fields = tokenizer(["the plot [MASK] scene", "hero"], padding=True, return_tensors="pt")
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+        ids = model.generate(**fields, max_new_tokens=20, do_sample=False)
+        found = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        task.generation = Generation(max_tokens=20, temperature=0)
+        assert [found[i] for i in batch["index"]] == task.restored(batch, data.tokenizer)
     else:
         found = pipeline("text-generation", str(folder))("the plot", max_new_tokens=3)
         assert found[0]["generated_text"].startswith("the plot")
@@ -190,6 +211,10 @@ BERT = {
 
 
 GPT = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+
+BART = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "max_position_embeddings": 64}
+BART |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "dropout": 0.0}
+BART |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 64}
 
 
 def masked_lm(data: Corpus, lr: float = 1e-2, **options: Any) -> MaskedLM:
@@ -371,6 +396,11 @@ def saved(kind: str, folder: Path, data: Corpus) -> Any:
             **{k: v for k, v in BERT.items() if k != "model_type"}, vocab_size=size
         )
         model: Any = hf.BertForMaskedLM(config)
+    elif kind == "DenoisingText":
+        ids = {"pad_token_id": 0, "decoder_start_token_id": data.tokenizer.sep_token_id}
+        config = hf.BartConfig(**BART, vocab_size=size, **ids)
+        model = hf.BartForConditionalGeneration(config)
+        model.final_logits_bias.normal_()
     else:
         config = hf.GPT2Config(
             **{k: v for k, v in GPT.items() if k != "model_type"}, vocab_size=size
@@ -385,9 +415,8 @@ def test_step_0_of_continuing_has_the_loss_of_transformers(kind: str, tmp_path: 
     data = corpus(tmp_path, packing="concatenated")
     theirs = saved(kind, tmp_path / "weights", data)
     folder = str(tmp_path / "weights")
-    task: Any = (
-        MaskedLM(TextEncoder(folder)) if kind == "MaskedLM" else CausalLM(TextDecoder(folder))
-    )
+    backbone = (TextDecoder if kind == "CausalLM" else TextEncoder)(folder)
+    task: Any = {cls.__name__: cls for cls in (MaskedLM, CausalLM, DenoisingText)}[kind](backbone)
     loop = trainer(tmp_path, max_steps=0, limit_val_batches=0)
     loop.fit(task, data)
     task.eval()
@@ -399,6 +428,10 @@ def test_step_0_of_continuing_has_the_loss_of_transformers(kind: str, tmp_path: 
         labels = torch.full_like(batch["input_ids"], IGNORED)
         fields |= {"input_ids": masked.input_ids}
         fields |= {"labels": labels.scatter(1, masked.positions, masked.target)}
+    elif kind == "DenoisingText":
+        noised = task.noised(batch, "val")
+        fields = {"input_ids": noised.input_ids, "attention_mask": noised.attention_mask.long()}
+        fields |= {"labels": batch["input_ids"].where(batch["attention_mask"], IGNORED)}
     else:
         fields |= {"labels": batch["input_ids"]}
     with torch.no_grad():
@@ -534,7 +567,7 @@ def test_evaluation_has_the_same_rows_whatever_the_seed(packing: str, tmp_path: 
     assert not torch.equal(found[0]["train"], found[1]["train"])
 
 
-def test_export_of_a_causal_model_leaves_texts_open(fitted: Any, tmp_path: Path) -> None:
+def test_export_of_a_causal_model_alone_leaves_texts_open(fitted: Any, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     cli, _ = fitted
@@ -542,10 +575,13 @@ def test_export_of_a_causal_model_leaves_texts_open(fitted: Any, tmp_path: Path)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer("the plot")["input_ids"]
     assert ids[0] == tokenizer.cls_token_id
-    assert (ids[-1] == tokenizer.sep_token_id) == isinstance(cli.model, MaskedLM)
+    assert (ids[-1] == tokenizer.sep_token_id) != isinstance(cli.model, CausalLM)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for kind in ("bos", "eos", "pad"):
-        assert config[f"{kind}_token_id"] == getattr(tokenizer, f"{kind}_token_id")
+    want = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in KINDS}
+    if isinstance(cli.model, DenoisingText):  # which begins and ends with one
+        want |= dict.fromkeys(("eos_token_id", "decoder_start_token_id"), tokenizer.sep_token_id)
+        want["forced_eos_token_id"] = None
+    assert {key: config.get(key) for key in want} == want
 
 
 @pytest.mark.parametrize("form", ["checkpoint", "folder"])
@@ -569,6 +605,70 @@ def test_a_written_vocabulary_size_is_kept() -> None:
     assert TextEncoder(config={**BERT, "vocab_size": 128}, vocab_size=100).vocab_size == 128
     with pytest.raises(ValueError, match="vocab_size=128 is less than the 200 tokens"):
         TextEncoder(config={**BERT, "vocab_size": 128}, vocab_size=200)
+
+
+def denoising(data: Corpus, **options: Any) -> DenoisingText:
+    seed_everything(0)
+    config = {"model_type": "bart", **BART}
+    backbone = TextEncoder(config=config, vocab_size=data.facts["vocab_size"], pad_id=0)
+    return DenoisingText(backbone, optim=OptimConfig(lr=3e-3, schedule="constant"), **options)
+
+
+def test_denoising_is_the_same_whatever_micro_batches(tmp_path: Path) -> None:
+    after = []
+    for micro in (12, 3):
+        data = corpus(tmp_path, packing="concatenated", micro_batch=micro)
+        task = denoising(data, noising=Noising(delete=0.1))
+        trainer(tmp_path, max_steps=3).fit(task, data)
+        after.append(torch.cat([p.detach().flatten() for p in task.parameters()]))
+    assert torch.allclose(after[0], after[1], atol=1e-4)
+    assert all(p.grad is not None for p in task.parameters() if p.requires_grad)
+
+
+def test_noise_is_new_in_each_epoch_and_the_same_in_each_evaluation(tmp_path: Path) -> None:
+    data = corpus(tmp_path, packing="concatenated")
+    task = denoising(data)
+    trainer(tmp_path, max_steps=0, limit_val_batches=0).fit(task, data)
+    batch = next(iter(data.train_dataloader()))
+    first = task.noised(batch, "train").input_ids
+    assert torch.equal(task.noised(batch, "train").input_ids, first)
+    told = task.noised(batch, "val").input_ids
+    task.moment = Moment(epoch=1)
+    assert not torch.equal(task.noised(batch, "train").input_ids, first)
+    assert torch.equal(task.noised(batch, "val").input_ids, told)
+
+
+def test_a_text_is_restored_once_learnt_by_heart(tmp_path: Path) -> None:
+    data = corpus(tmp_path, packing="concatenated", batch_size=4, max_length=16)
+    task = denoising(data, noising=Noising(infill=0, permute=True))
+    trainer(tmp_path, max_steps=0, limit_val_batches=0).fit(task, data)
+    batch = data.load("train")[[0, 1]]
+    optimizer = torch.optim.AdamW(task.parameters(), 3e-3)
+    for _ in range(250):
+        optimizer.zero_grad()
+        task.step(batch, "val").loss.backward()
+        optimizer.step()
+    task.eval()
+    *_, (original, _, restored) = (
+        [line.split(": ", 1)[1] for line in text.splitlines()]
+        for text in task.samples(batch, data.tokenizer)
+    )
+    assert restored == data.tokenizer.decode(batch["input_ids"][1], skip_special_tokens=True)
+    assert original == data.tokenizer.decode(batch["input_ids"][1])
+
+
+def test_what_denoising_lacks_is_named(tmp_path: Path) -> None:
+    data = corpus(tmp_path)
+    with pytest.raises(ValueError, match=r"data\.packing isolated .* set it to concatenated"):
+        trainer(tmp_path, max_steps=1).fit(denoising(data), data)
+    with pytest.raises(ValueError, match="model_type bert has no decoder: take one such as bart"):
+        DenoisingText(TextEncoder(config=BERT, vocab_size=300))
+    with pytest.raises(ValueError, match=r"model\.noising corrupts nothing"):
+        Noising(infill=0, permute=False)
+    whole = corpus(tmp_path, packing="concatenated")
+    whole.tokenizer.mask_token = None
+    with pytest.raises(ValueError, match="no token for a mask, which DenoisingText needs"):
+        trainer(tmp_path, max_steps=1).fit(denoising(whole), whole)
 
 
 def test_generation_begins_an_empty_text_and_ends_where_one_ends() -> None:

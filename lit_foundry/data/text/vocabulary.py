@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from lit_foundry.data.text.tokenizer_training import stands_alone
 
 SPACE = "\u2581"  # of SentencePiece
+STOPS = ".", "!", "?", "\u3002"  # the last is the ideographic full stop
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,12 @@ class Vocabulary:
     Attributes:
         special: True for tokens that stand for no text, shape (V,).
         continues: True for tokens that continue a word, shape (V,).
+        ends: True for tokens that end a sentence, shape (V,).
     """
 
     special: NDArray[np.bool_]
     continues: NDArray[np.bool_]
+    ends: NDArray[np.bool_]
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> "Vocabulary":
@@ -36,7 +39,10 @@ class Vocabulary:
         unknown = tokenizer.unk_token_id
         if unknown is not None:  # it stands for text that no other token can spell
             special[unknown] = False
-        return cls(special, continues_word(tokenizer))
+        ends = np.zeros_like(special)
+        stops = [i for token, i in tokenizer.get_vocab().items() if token.endswith(STOPS)]
+        ends[[i for i in stops if i < len(ends)]] = True
+        return cls(special, continues_word(tokenizer), ends & ~special)
 
     def __len__(self) -> int:
         return len(self.special)

@@ -20,7 +20,7 @@ from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, EveryToken, LinearHea
 from lit_foundry.nn.text import varlen
 from lit_foundry.nn.text.language_head import LanguageHead, build_head, is_known, weights_of
 from lit_foundry.nn.text.packed_attention import check_isolation, isolated
-from lit_foundry.nn.text.probe import probe, reason
+from lit_foundry.nn.text.probe import OTHERS, probe, reason
 from lit_foundry.nn.transformers_config import (
     OFFLINE,
     check,
@@ -40,6 +40,8 @@ TAGGER_DROPOUT = "classifier_dropout", "classifier_dropout_prob", "hidden_dropou
 class TextEncoder(Backbone):
     """Any text encoder of ``transformers``, without its pooler, or a causal network as one.
 
+    Of what has an encoder and a decoder (BART, T5) it is the former.
+
     Which those are is tried out: the network has to take tokens alone, and to give each text
     features of its own, whatever padding comes after it.
 
@@ -57,6 +59,7 @@ class TextEncoder(Backbone):
             packed documents on a GPU (Ampere or later) in 16 bits, without dropout in attention.
 
     Attributes:
+        pretrained: Where its weights are from; None from scratch, or from a checkpoint.
         vocab_size: Number of rows of the embedding.
         max_length: Longest sequence that the positions allow.
         pad_id: Id that the embedding takes for padding; some families count positions from it.
@@ -98,12 +101,12 @@ class TextEncoder(Backbone):
         if dropout is not None:
             set_dropout(built, dropout)
         check(built, attention)
-        if is_decoder(built):
+        if is_decoder(built) or built.is_encoder_decoder:
             built.use_cache = False  # nothing reads keys and values again in training
         options = {"attn_implementation": None if attention == "auto" else attention}
         weights = None if is_restoring() else pretrained
         self.encoder, self._pretrained_head = _build(built, weights, pooling, options)
-        self._pretrained = weights
+        self.pretrained = weights
         self._choose_attention, self._varlen = attention == "auto", False
         self._has_segments = getattr(built, "type_vocab_size", 0) > 1
         takes = inspect.signature(self.encoder.forward).parameters
@@ -248,20 +251,20 @@ class TextEncoder(Backbone):
     def _language_head(self, causal: bool) -> LanguageHead:
         config: Any = self.encoder.config
         head = build_head(config, causal)
-        if self._pretrained is None:
+        if self.pretrained is None:
             return head
-        source = f"model.backbone.pretrained {self._pretrained}"
+        source = f"model.backbone.pretrained {self.pretrained}"
         lack = f"has a language head that is not known here ({config.model_type})"
         if causal or is_known(config):
             from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
             auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
-            path = resolve(self._pretrained)
+            path = resolve(self.pretrained)
             options = {"dtype": torch.float32, "output_loading_info": True}
             options |= {"trust_remote_code": False}
             with from_hub(path, OFFLINE), quiet():
                 model, info = auto.from_pretrained(path, config=copy.deepcopy(config), **options)
-            state = weights_of(model, causal, info["missing_keys"], self._pretrained)
+            state = weights_of(model, causal, info["missing_keys"], self.pretrained)
             if state or not head.state_dict():  # an embedding may be all that a head has
                 head.load_state_dict(state)
                 return head
@@ -300,8 +303,7 @@ def _build(
             raise ValueError(
                 f"model.backbone.config builds no {config.model_type}: {reason(error)}."
             ) from error
-        _drop_pooler(encoder)
-        return encoder, {}
+        return _part_of(encoder), {}
     parts = FAMILY_LAYERS.get(config.model_type, {}) if pooling == "default" else {}
     auto = AutoModelForSequenceClassification if parts else AutoModel
     path = resolve(pretrained)
@@ -314,9 +316,8 @@ def _build(
         for key, value in model.get_submodule(name).state_dict().items()
         if f"{name}.{key}" not in missing
     }
-    encoder = model.base_model
-    _drop_pooler(encoder)
-    prefix = f"{model.base_model_prefix}." if parts else ""
+    encoder = _part_of(model.base_model)
+    prefix = "".join(f"{name}." for name, m in model.named_modules() if name and m is encoder)
     lost = sorted(missing & {prefix + key for key in encoder.state_dict()})
     if lost:
         raise ValueError(
@@ -326,10 +327,17 @@ def _build(
     return encoder, head
 
 
-def _drop_pooler(encoder: Any) -> None:
-    """Leave no parameter without gradient: DDP would wait for it."""
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = nn.Identity()  # SqueezeBERT calls it unasked
+def _part_of(model: Any) -> Any:
+    """Return the encoder of a model, with no parameter without gradient: DDP would wait for it."""
+    if (config := model.config).is_encoder_decoder:
+        model = model.get_encoder()
+        if not hasattr(model, "config"):
+            kind = f"model.backbone.config.model_type {config.model_type}"
+            raise ValueError(f"{kind} has no encoder that stands alone: {OTHERS}.")
+        model.config = config  # T5 changes a copy
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = nn.Identity()  # SqueezeBERT calls it unasked
+    return model
 
 
 def _pooling(config: Any, causal: bool) -> str:

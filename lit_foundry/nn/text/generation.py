@@ -1,4 +1,4 @@
-"""Text that a causal language model goes on with.
+"""Text that a causal language model goes on with, or a denoising one restores.
 
 Shapes: B prompts, T tokens, G generated tokens.
 """
@@ -84,26 +84,81 @@ def generate(
     for row, prompt in enumerate(prompts):
         left[row, size - len(prompt) :] = prompt
         real[row, size - len(prompt) :] = 1
-    draws = {"temperature": how.temperature, "top_k": how.top_k, "top_p": how.top_p}
-    devices = [left.device] if left.is_cuda else []
-    # It takes a row without padding for one without a mask, and warns of that.
-    with (
-        quiet(),
-        torch.random.fork_rng(devices),
-    ):  # training draws on as if nothing had been generated
-        torch.manual_seed(how.seed)
-        found = model.generate(
-            input_ids=left,
-            attention_mask=real,
-            max_new_tokens=min(how.max_tokens, max_length - size),
-            do_sample=how.temperature > 0,
-            pad_token_id=pad_id,
-            eos_token_id=end_id,
-            **(draws if how.temperature > 0 else {}),
-        )
+    most = min(how.max_tokens, max_length - size)
+    found = _drawn(model, left, real, how, most, pad_token_id=pad_id, eos_token_id=end_id)
     return [_until(ids, end_id) for ids in found[:, size:]]
 
 
 def _until(ids: Tensor, end_id: int | None) -> Tensor:
     ends = (ids == end_id).nonzero().flatten().tolist() if end_id is not None else []
     return ids[: ends[0]] if ends else ids
+
+
+@torch.no_grad()
+def restore(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    how: Generation,
+    max_length: int,
+    pad_id: int,
+    start_id: int,
+    end_id: int | None,
+) -> list[Tensor]:
+    """Return what a decoder writes of each text that its encoder sees.
+
+    Args:
+        model: ``AutoModelForSeq2SeqLM`` of ``transformers``, in eval mode.
+        input_ids: Texts, padded on the right, shape (B, T).
+        attention_mask: True at real tokens, shape (B, T).
+        how: How tokens are drawn.
+        max_length: Longest sequence that the model writes.
+        pad_id: Id of padding.
+        start_id: Id that the decoder begins with.
+        end_id: Id that ends a text; None goes on behind ends of texts, up to ``max_length``.
+
+    Returns:
+        For each text the ids written, shape (G,), without ``end_id``.
+    """
+    found = _drawn(
+        model,
+        input_ids,
+        attention_mask.long(),
+        how,
+        min(how.max_tokens, max_length - 1),
+        pad_token_id=pad_id,
+        eos_token_id=end_id,
+        decoder_start_token_id=start_id,
+        forced_bos_token_id=None,
+        forced_eos_token_id=None,
+    )
+    return [_until(ids, end_id) for ids in found[:, 1:]]
+
+
+def end_of(tokenizer: Any) -> int | None:
+    """Return the id that ends a text, if any."""
+    end: int | None = tokenizer.eos_token_id
+    return tokenizer.sep_token_id if end is None else end
+
+
+def _drawn(
+    model: Any, ids: Tensor, mask: Tensor, how: Generation, most: int, **special: int | None
+) -> Tensor:
+    """Have a model write at most ``most`` tokens."""
+    draws = {"temperature": how.temperature, "top_k": how.top_k, "top_p": how.top_p}
+    devices = [ids.device] if ids.is_cuda else []
+    # It takes a row without padding for one without a mask, and warns of that.
+    with (
+        quiet(),
+        torch.random.fork_rng(devices),
+    ):  # training draws on as if nothing had been generated
+        torch.manual_seed(how.seed)
+        found: Tensor = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=most,
+            do_sample=how.temperature > 0,
+            **special,
+            **(draws if how.temperature > 0 else {}),
+        )
+    return found

@@ -15,6 +15,8 @@ from lit_foundry.nn.network import Headed, Network
 from lit_foundry.nn.text.as_language_model import language_model
 from lit_foundry.nn.text.as_transformers import sequence_classifier, token_classifier
 
+SPECIAL = "bos_token_id", "eos_token_id", "pad_token_id"
+
 
 class TextNetwork(Network):
     """Backbone and head as a function of token ids, masks and the like.
@@ -94,7 +96,11 @@ class LanguageNetwork(TextNetwork):
             path = folder / name
             if path.is_file():
                 content = json.loads(path.read_text(encoding="utf-8"))
-                always = "bos_token_id", "eos_token_id", "pad_token_id"
-                for key in (*always, *({"cls_token_id", "sep_token_id"} & content.keys())):
+                content |= self.special(tokenizer)
+                for key in {"cls_token_id", "sep_token_id"} & content.keys():
                     content[key] = getattr(tokenizer, key)
                 path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def special(self, tokenizer: Any) -> dict[str, int | None]:
+        """Return the ids that a config has, by their keys."""
+        return {key: getattr(tokenizer, key) for key in SPECIAL}

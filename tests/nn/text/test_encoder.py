@@ -331,7 +331,6 @@ def test_loading_reports_nothing_and_leaves_verbosity_alone(folder: str, caplog:
         ),
         ({"config": {"model_type": "modernbert"}, "vocab_size": 60}, ["pad_token_id is 50283"]),
         ({"config": config_of("deberta-v2"), "attention": "sdpa"}, ["model.backbone.attention"]),
-        ({"config": {"model_type": "t5"}}, ["t5 is no text encoder"]),
         ({"config": {"model_type": "vit"}}, ["vit is no text encoder"]),
     ],
 )

@@ -87,7 +87,17 @@ DECODERS: dict[str, dict[str, Any]] = {
     "rwkv": DENSE,
     "stablelm": DENSE,
 }
-FAMILIES = ENCODERS | DECODERS
+LAYERS = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+LAYERS |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+# Of these the encoder is taken.
+PAIRS: dict[str, dict[str, Any]] = {
+    "bart": LAYERS,
+    "marian": LAYERS,
+    "mbart": LAYERS,
+    "pegasus": LAYERS,
+    "t5": {"d_ff": 48, "d_kv": 8, "num_decoder_layers": 2},
+}
+FAMILIES = ENCODERS | DECODERS | PAIRS
 OTHERS = {
     "perceiver": {"d_latents": 32, "num_latents": 4, "num_blocks": 1},
     "reformer": {"axial_pos_embds_dim": [16, 16]},
@@ -104,8 +114,7 @@ REFUSED: dict[str, str] = {
     "reformer": "axial_pos_",
     "xmod": "language unknown",
     "canine": "is no text encoder",
-    "t5": "is no text encoder",
-    "bart": "is no text encoder",
+    "fsmt": "has no encoder that stands alone",
 }
 
 

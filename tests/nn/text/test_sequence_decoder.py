@@ -1,0 +1,52 @@
+"""Decoders of families write what transformers has them write."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from lit_foundry.nn import TextEncoder
+from lit_foundry.nn.text.sequence_decoder import SequenceNetwork, decoder_of, sequence_model
+from tests.nn.text.test_families import config_of
+
+
+@pytest.mark.parametrize("kind", ["bart", "mbart", "pegasus", "marian", "t5", "mt5"])
+def test_logits_are_those_of_transformers_and_padding_changes_nothing(kind: str) -> None:
+    torch.manual_seed(0)
+    config = config_of("t5" if kind == "mt5" else kind) | {"model_type": kind}
+    if kind in ("t5", "mt5"):
+        config["tie_word_embeddings"] = False  # tied, they are scaled
+    backbone = TextEncoder(config=config, vocab_size=60, pad_id=0)
+    decoder, head = decoder_of(backbone)
+    assert decoder.training
+    if head.bias is not None:
+        torch.nn.init.normal_(head.bias)
+    network = SequenceNetwork(backbone, decoder, head, 60).eval()
+    model: Any = sequence_model(backbone, decoder, head)
+    ids, mask, written = network.example(3, 9)
+    with torch.no_grad():
+        logits = network(ids, mask, written)
+        want = model(input_ids=ids, attention_mask=mask, decoder_input_ids=written).logits
+        short = int(mask[1].sum())
+        alone = network(ids[1:2, :short], mask[1:2, :short], written[1:2])
+    torch.testing.assert_close(logits, want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits[1:2], alone, atol=1e-5, rtol=0)
+    own = {name for name, _ in decoder.named_parameters()}
+    assert not any("embed_tokens" in name for name in own)
+    learnt = {p for part in (backbone, decoder, head) for p in part.parameters()}
+    assert sum(p.numel() for p in learnt) == sum(p.numel() for p in model.parameters()) + (
+        0 if head.bias is None else 60
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (config_of("t5"), "t5 makes logits otherwise"),
+        (config_of("bart") | {"model_type": "m2m_100"}, "m2m_100 makes logits otherwise"),
+        (config_of("bert"), "bert has no decoder: take one such as bart"),
+    ],
+)
+def test_what_is_decoded_otherwise_is_refused(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        decoder_of(TextEncoder(config=config, vocab_size=60, pad_id=0))
