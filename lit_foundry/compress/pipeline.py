@@ -311,21 +311,22 @@ def _measured(pipeline: Pipeline, name: str, path: Path, before: Sequence[Result
     """Measure what a stage made, or read what was measured of it in the same way."""
     folder = pipeline.folder / name
     rows, size, repeats = [*pipeline.batch], pipeline.size, pipeline.repeats
+    data = {key: value for key, value in pipeline.data.items() if key != "transfer"}  # never scored
     how: dict[str, Any] = {"batch": rows, "size": size, "repeats": repeats}
     how |= {
         "path": str(path),
         "holds": fingerprint(path),
         "split": pipeline.split,
-        "data": dict(pipeline.data),
+        "data": data,
     }
     hardware = facts()["hardware"]  # a pipeline may go on elsewhere
     how["hardware"] = {key: hardware[key] for key in ("cpu", "cpus", "threads")}
     if (found := Result.read(folder, how)) is not None:
         print(f"{path} was measured before.")
         return found
-    scored = keep(evaluate(path, pipeline.split, pipeline.data), folder)
+    scored = keep(evaluate(path, pipeline.split, data), folder)
     turns = [*dict.fromkeys(each.path for each in (*before[:1], *before[-1:]))]
-    [cost] = benchmark([path], rows, size, repeats, pipeline.data, pipeline.modules, turns)
+    [cost] = benchmark([path], rows, size, repeats, data, pipeline.modules, turns)
     result = Result(
         name=name,
         path=path,

@@ -174,6 +174,20 @@ def test_exports_read_the_data_where_they_lie_now(
     assert seen == [{"max_train_samples": 20}]
 
 
+def test_what_is_learnt_from_besides_changes_no_measurement(
+    compressed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(pipeline, "evaluate", lambda *args: seen.append(args) or 1 / 0)
+    monkeypatch.setattr(pipeline, "fit", lambda *args: 1 // 0)
+    config = write(compressed)
+    with pytest.raises(ZeroDivisionError, match="integer"):  # the start was not measured again
+        compress(config, "--data.transfer", "images/")
+    with pytest.raises(ZeroDivisionError, match="division by zero"):
+        compress(config, "--data.transfer", "images/", "--data.max_train_samples", "20")
+    assert [args[-1] for args in seen] == [{"max_train_samples": 20}]
+
+
 def test_other_measurements_leave_what_was_made(compressed: Path) -> None:
     folder = compressed
     best = folder / "runs" / "small" / "prune" / "1" / "checkpoints" / "best.ckpt"
