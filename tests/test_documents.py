@@ -87,5 +87,5 @@ def test_notebook_runs_from_top_to_bottom(
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), scope)
     out = capsys.readouterr().out
-    assert shown == [b"\x89PNG", b"\x89PNG"]
+    assert set(shown) == {b"\x89PNG"}
     assert float(re.search(r"test accuracy ([\d.]+)", out)[1]) > 0.5  # type: ignore[index]

@@ -314,13 +314,14 @@ def plot_points(
     figure = new_figure(6.4 if few else 5, 5)
     axes = figure.subplots()
     colors = colormaps["tab10" if len(names) <= 10 else "tab20" if few else "hsv"]
+    area = min(30, max(4, 5000 / max(1, len(places))))
     for number, name in enumerate(names):
         mine = places[classes == number]
         shade = colors(number) if few else colors(number / len(names))
-        axes.scatter(*mine.T, s=6, color=shade, alpha=0.7, lw=0, label=shorten(name, 24))
+        axes.scatter(*mine.T, s=area, color=shade, alpha=0.7, lw=0, label=shorten(name, 24))
     axes.set(xticks=[], yticks=[])
     if few:
-        figure.legend(loc="outside right upper", frameon=False, markerscale=3, fontsize=9)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     save(figure, path)
 
 

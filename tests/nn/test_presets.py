@@ -31,7 +31,11 @@ SIZES = {
     "vit_digits": (0.10, 0.12),
     "vit_tiny_small": (4.0, 4.1),
 }
-OF_DATA = {"bart_mini": 8192, "llama_tiny": 70, "modernbert_small": 8192}  # tokens that the data decide on
+OF_DATA = {
+    "bart_mini": 8192,
+    "llama_tiny": 70,
+    "modernbert_small": 8192,
+}  # tokens that the data decide on
 
 
 @pytest.mark.parametrize("path", sorted((REPO / "configs/backbone").glob("*.yaml")), ids=str)
