@@ -72,6 +72,11 @@ NEEDS = {
     "mlm_imdb_gpu_finetune": ["--config", FROM_SCRATCH],
     "resnet50_imagefolder": ["--config", NO_WEIGHTS],
     **dict.fromkeys((*CIFAR10, *DIGITS), TINY_IMAGES),
+    "mae_cifar10_cpu_finetune": [
+        *TINY_IMAGES,
+        "--model.init_from=null",
+        "--data.max_train_samples=null",
+    ],
     "minilm_stsb": ["--data.batch_size=8"],
 }
 TEACHERS = {"distil_imdb": "minilm_imdb", "demo_distil": "demo_minilm"}

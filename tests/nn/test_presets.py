@@ -29,6 +29,7 @@ SIZES = {
     "resnet50": (23.5, 23.6),
     "resnet50_small": (23.4, 23.6),
     "vit_digits": (0.10, 0.12),
+    "vit_nano_small": (0.8, 0.9),
     "vit_tiny_small": (4.0, 4.1),
 }
 OF_DATA = {
