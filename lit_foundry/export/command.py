@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import logging
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -199,8 +200,9 @@ def traced(task: Any, format: str) -> Iterator[None]:
             raise
         encoders = [getattr(b, "encoder", b) for b in task.backbones.values()]
         names = " or ".join(type(encoder).__name__ for encoder in encoders)
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch colours it
         raise CheckpointError(
-            f"--format {format}: a {names} cannot be traced ({shorten(str(error), 120)}): take "
+            f"--format {format}: a {names} cannot be traced ({shorten(plain, 120)}): take "
             "--format safetensors."
         ) from error
 

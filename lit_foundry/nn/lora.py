@@ -4,6 +4,7 @@ Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021.
 https://arxiv.org/abs/2106.09685
 """
 
+import copy
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -155,6 +156,14 @@ def merge_adapters(module: nn.Module) -> None:
             merged.merge(safe_merge=True)
             parent, _, child = name.rpartition(".")
             setattr(module.get_submodule(parent), child, merged.get_base_layer())
+
+
+def without_adapters(module: Any) -> Any:
+    """Return a plain network with the same outputs: the module itself, if it has no adapters."""
+    if any(map(is_adapter, module.state_dict())):
+        module = copy.deepcopy(module)
+        merge_adapters(module)
+    return module
 
 
 def with_adapters(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:

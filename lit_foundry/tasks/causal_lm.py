@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lit_foundry.datamodule import Data, data_of
 from lit_foundry.nn import TextDecoder
+from lit_foundry.nn.lora import without_adapters
 from lit_foundry.nn.text.as_language_model import language_model
 from lit_foundry.nn.text.generation import Generation, end_of, generate
 from lit_foundry.nn.text.masking import IGNORED
@@ -54,7 +55,7 @@ class CausalLM(LanguageModel):
     ) -> None:
         super().__init__(backbone, compile, finetune, optim, init_from)
         self.generation = generation
-        self._longest, self._writer = sys.maxsize, None
+        self._longest = sys.maxsize
 
     def step(self, batch: Mapping[str, Any], stage: Stage) -> Step:
         """Score the prediction of every token that follows another one of its document."""
@@ -78,7 +79,7 @@ class CausalLM(LanguageModel):
         real = batch["attention_mask"] if end is None else batch["attention_mask"] & (ids != end)
         start = tokenizer.bos_token_id
         found = generate(
-            self._writer or self._built(),
+            self.writer,
             ids,
             real,
             self.generation,
@@ -91,17 +92,15 @@ class CausalLM(LanguageModel):
         texts = [read(row[kept]) for row, kept in zip(ids, real, strict=True)]
         return list(zip(texts, map(read, found), strict=True))
 
-    def _built(self) -> Any:
-        return language_model(self.backbone, self.head, exactly=False).to(self.device)
+    def build_writer(self) -> Any:
+        """Build it."""
+        backbone = without_adapters(self.backbone)
+        return language_model(backbone, self.head, exactly=False).to(self.device)
 
     def check_data(self, data: Data) -> None:
         """Check the data, and keep the length that the network is trained with."""
         super().check_data(data)
         self._longest = data.facts.get("max_length", sys.maxsize)
-
-    def on_predict_start(self) -> None:
-        """Build once what goes on with texts."""
-        self.__dict__["_writer"] = self._built()  # no module of this one
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
         """Return ``index`` (B,), and each text with its continuation."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from lit_foundry.datamodule import Data, data_of
 from lit_foundry.nn import Network, TextEncoder
+from lit_foundry.nn.lora import without_adapters
 from lit_foundry.nn.text.generation import Generation, end_of, restore
 from lit_foundry.nn.text.masking import IGNORED
 from lit_foundry.nn.text.noising import Kinds, Noised, Noising, add_noise
@@ -23,6 +24,7 @@ from lit_foundry.nn.text.sequence_decoder import (
     SequenceNetwork,
     decoder_of,
     sequence_model,
+    start_of,
 )
 from lit_foundry.randomness import Moment, sample_numbers
 from lit_foundry.tasks.language_model import LanguageModel
@@ -36,7 +38,8 @@ class DenoisingText(LanguageModel):
 
     The encoder sees the corrupted text, and the decoder writes the whole original. What is done to
     a sample is a function of seed, epoch and sample in training, and of the sample alone in
-    evaluation. The encoder fine-tunes as any other (``init_from``).
+    evaluation. The encoder fine-tunes as any other (``init_from``). What ``finetune`` freezes or
+    adapts is of the encoder: the decoder always learns.
 
     Args:
         backbone: Encoder of an encoder-decoder of ``transformers`` (bart, mbart, pegasus ...), from
@@ -71,8 +74,8 @@ class DenoisingText(LanguageModel):
         super().__init__(backbone, compile, finetune, optim, init_from)
         self.noising, self.generation = noising, generation
         self.ends = torch.zeros(0, dtype=torch.bool)
-        self._mask_id, self._end_id, self._longest = 0, 0, sys.maxsize
-        self._writer: Any = None
+        self._mask_id = self._start_id = self._end_id = 0
+        self._longest = sys.maxsize
 
     @classmethod
     def parts_on(cls, backbone: Any) -> dict[str, nn.Module]:
@@ -100,14 +103,15 @@ class DenoisingText(LanguageModel):
                 "makes one text: set it to concatenated."
             )
         super().check_data(data)
-        found = {"mask": data.facts.get("mask_id"), "end": end_of(data.tokenizer)}
-        for name, token in found.items():
+        mask, end = data.facts.get("mask_id"), end_of(data.tokenizer)
+        for name, token in {"a mask": mask, "the end of a text": end}.items():
             if token is None:
                 raise ValueError(
-                    f"data.tokenizer has no token for a {name}, which DenoisingText needs: take "
+                    f"data.tokenizer has no token for {name}, which DenoisingText needs: take "
                     "another one, or have one trained (data.tokenizer.kind)."
                 )
-        self._mask_id, self._end_id = int(found["mask"] or 0), int(found["end"] or 0)
+        self._mask_id, self._end_id = int(mask or 0), int(end or 0)
+        self._start_id = start_of(self.backbone, data.tokenizer)
         self._longest = data.facts.get("max_length", sys.maxsize)
 
     def noised(self, batch: Mapping[str, Any], stage: Stage) -> Noised:
@@ -129,7 +133,7 @@ class DenoisingText(LanguageModel):
         ids, real = batch["input_ids"], batch["attention_mask"]
         noised = self.noised(batch, stage)
         states = self.backbone.encode(noised._asdict()).tokens
-        before = F.pad(ids, (1, 0), value=self._end_id)[:, :-1]
+        before = F.pad(ids, (1, 0), value=self._start_id)[:, :-1]
         embedding = self.backbone.encoder.get_input_embeddings()
         written = self.decoder(before, embedding, states, noised.attention_mask)
         target = ids.where(real, IGNORED).flatten()
@@ -146,9 +150,9 @@ class DenoisingText(LanguageModel):
         Its layers attend twice, to what was written and to what the encoder made.
         """
         rows, size = batch["input_ids"].shape
-        config: Any = self.backbone.encoder.config
-        weights = sum(p.numel() for p in self.decoder.stack.layers.parameters() if p.ndim > 1)
-        attention = 4 * self.backbone.dim * size * config.decoder_layers
+        layers = self.decoder.layers
+        weights = sum(p.numel() for p in layers.parameters() if p.ndim > 1)
+        attention = 4 * self.backbone.dim * size * len(layers)
         return super().flops(batch) + float(6 * rows * size * (weights + attention))
 
     def network(self, data: Data) -> Network:
@@ -166,23 +170,21 @@ class DenoisingText(LanguageModel):
             several: Whether a row holds several texts, which do not end it.
         """
         found = restore(
-            self._writer or self._built(),
+            self.writer,
             batch["input_ids"],
             batch["attention_mask"],
             self.generation,
-            max_length=min(self.backbone.max_length, self._longest + 1),
+            max_length=min(self.backbone.max_length, self._longest),
             pad_id=self.backbone.pad_id or 0,
-            start_id=self._end_id,
+            start_id=self._start_id,
             end_id=None if several else self._end_id,
         )
         return list(map(partial(tokenizer.decode, skip_special_tokens=True), found))
 
-    def _built(self) -> Any:
-        return sequence_model(self.backbone, self.decoder, self.head).to(self.device)
-
-    def on_predict_start(self) -> None:
-        """Build once what writes texts."""
-        self.__dict__["_writer"] = self._built()  # no module of this one
+    def build_writer(self) -> Any:
+        """Build it."""
+        backbone = without_adapters(self.backbone)
+        return sequence_model(backbone, self.decoder, self.head, exactly=False).to(self.device)
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
         """Return ``index`` (B,), and each text, gaps and all, with what is written of it."""

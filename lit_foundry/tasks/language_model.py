@@ -57,6 +57,7 @@ class LanguageModel(Task):
         self._parts = tuple(parts)
         self.compiled, self._is_compiled = compile, False
         self._weights: tuple[int, int] | None = None
+        self._writer: Any = None
         # No buffers, whose shape what averages weights would have learnt before there are data.
         self.special = self.continues = torch.zeros(0, dtype=torch.bool)
 
@@ -168,6 +169,23 @@ class LanguageModel(Task):
     def network(self, data: Data) -> Network:
         """Return backbone and head as a function of tensors."""
         return LanguageNetwork(self.backbone, self.head, data.facts["vocab_size"])
+
+    def build_writer(self) -> Any:
+        """Build the model of ``transformers`` that writes texts, if it is one that does."""
+        return None
+
+    @property
+    def writer(self) -> Any:
+        """What writes texts with the weights as they are now."""
+        return self._writer or self.build_writer()
+
+    def on_predict_start(self) -> None:
+        """Build once what writes texts."""
+        self.__dict__["_writer"] = self.build_writer()  # no module of this one
+
+    def on_predict_end(self) -> None:
+        """Write with other weights the next time."""
+        self.__dict__["_writer"] = None
 
     @abstractmethod
     def num_predicted(self, size: int) -> int:

@@ -244,6 +244,7 @@ def test_ids_of_a_language_model_are_those_of_its_tokenizer(tmp_path: Path) -> N
     )
     kinds = ("bos", "eos", "pad", "cls", "sep")
     tokenizer = SimpleNamespace(**{f"{kind}_token_id": i for i, kind in enumerate(kinds)})
-    LanguageNetwork.complete(cast(Any, None), tmp_path, tokenizer)
+    network = LanguageNetwork.__new__(LanguageNetwork)
+    network.complete(tmp_path, cast(Any, tokenizer))
     expected = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "cls_token_id": 3}
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == expected

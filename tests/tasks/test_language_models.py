@@ -657,6 +657,61 @@ def test_a_text_is_restored_once_learnt_by_heart(tmp_path: Path) -> None:
     assert original == data.tokenizer.decode(batch["input_ids"][1])
 
 
+@pytest.mark.parametrize("task", ["CausalLM", "DenoisingText"])
+def test_what_was_adapted_or_pruned_writes_as_it_is(tmp_path: Path, task: str) -> None:
+    config = corpus_config(tmp_path, task)
+    config["model"]["init_args"] |= {"generation": {"max_tokens": 8}}
+    words = ["fit", "--config", str(write_config(tmp_path / "tiny.yaml", config))]
+    words += ["--trainer.max_epochs=1"]
+    start = main(words).run.path
+    words += [f"--data.tokenizer={start / 'tokenizer'}"]
+    words += [f"--model.init_from={start / 'checkpoints' / 'best.ckpt'}"]
+    lora = main([*words, "--model.finetune.lora.rank=2"]).run.path
+    pruning = ["--trainer.callbacks+=Pruning", "--trainer.callbacks.target=0.7"]
+    pruned = main([*words, *pruning]).run.path if task == "DenoisingText" else lora
+    source, output = tmp_path / "texts.txt", tmp_path / "out.jsonl"
+    source.write_text("the plot\n", encoding="utf-8")
+    for run in (lora, pruned):
+        assert list((run / "samples").iterdir())
+        best = ["--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
+        main(["predict", *best, "--input", str(source), "--output", str(output)])
+        assert json.loads(output.read_text(encoding="utf-8"))["text"]
+    if task == "DenoisingText":
+        with pytest.raises(ValueError, match="No config of transformers describes this bart"):
+            export(pruned / "checkpoints" / "best.ckpt", "hf", tmp_path / "hf")
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_operations_are_counted_of_both_stacks(tmp_path: Path, kind: str) -> None:
+    data = corpus(tmp_path, packing="concatenated")
+    small = {"model_type": "t5", "d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 4}
+    small |= {"num_layers": 1, "num_decoder_layers": 2, "tie_word_embeddings": False}
+    config = {"model_type": "bart", **BART} if kind == "bart" else small
+    backbone = TextEncoder(config=config, vocab_size=data.facts["vocab_size"], pad_id=0)
+    task = DenoisingText(backbone)
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(task, data)
+    batch = data.load("train")[[0, 1]]
+    both = task.flops(batch)
+    decoder = sum(p.numel() for p in task.decoder.layers.parameters() if p.ndim > 1)
+    assert both > 6 * batch["input_ids"].numel() * 2 * decoder
+
+
+def test_what_is_written_follows_the_weights(tmp_path: Path) -> None:
+    data = corpus(tmp_path, packing="concatenated")
+    task = denoising(data)
+    task.on_predict_start()
+    assert task.writer is task.writer
+    task.on_predict_end()
+    torch.nn.init.constant_(task.head.bias, 2.0)
+    assert bool((task.writer.final_logits_bias == 2.0).all())
+
+
+def test_masks_are_not_for_encoder_decoders(tmp_path: Path) -> None:
+    config = {"model_type": "bart", **BART}
+    with pytest.raises(ValueError, match=r"bart has a decoder that predicts.* DenoisingText"):
+        MaskedLM(TextEncoder(config=config, vocab_size=300))
+
+
 def test_what_denoising_lacks_is_named(tmp_path: Path) -> None:
     data = corpus(tmp_path)
     with pytest.raises(ValueError, match=r"data\.packing isolated .* set it to concatenated"):

@@ -36,7 +36,8 @@ class KNN(Callback):
         temperature: Of the votes, above 0.
         pooling: As the backbone pools (``default``), ``mean``, or ``first`` token of a text.
         most: Training samples that vote, evenly taken from the split; None takes all.
-        projection: How features are drawn, those of 2,000 samples at most, by their principal
+        projection: How features are drawn, those of 2,000 samples at most (with
+            several ranks the first one's share of them), by their principal
             components (``pca``) or by ``tsne``, which takes seconds; None draws none.
 
     Raises:
@@ -106,6 +107,7 @@ class KNN(Callback):
         count = len(dataset.lengths)
         taken = min(count, self.most or count) if bank else count
         rows = [i * count // taken for i in range(taken)]
+        drawn = torch.tensor([i * count // DRAWN for i in range(DRAWN)])  # of all of the split
         # Cut before they are shared: floating point depends on the company in a batch.
         batches = batches_of(dataset.lengths, rows)
         mine = batches[trainer.global_rank :: trainer.world_size]
@@ -116,8 +118,9 @@ class KNN(Callback):
                 features = encode(batch)
             some = slice(None if mine else 0)
             metric.update(features[some], batch["label"][some], batch["index"][some], bank)
-            if self.projection and not bank and sum(len(label) for _, label in kept) < DRAWN:
-                kept.append((features.cpu(), batch["label"].cpu()))
+            if self.projection and not bank:
+                mine_drawn = torch.isin(batch["index"], drawn.to(batch["index"]))
+                kept.append((features[mine_drawn].cpu(), batch["label"][mine_drawn].cpu()))
         return kept
 
     @rank_zero_only
@@ -127,7 +130,7 @@ class KNN(Callback):
         data = data_of(trainer)
         if not found or self.projection is None or data is None:
             return
-        features, labels = (torch.cat(part)[:DRAWN] for part in zip(*found, strict=True))
+        features, labels = map(torch.cat, zip(*found, strict=True))
         places = projected(features, self.projection).numpy()
         picture = Points(places, labels.numpy(), data.labels)
         for run in runs_of(trainer):

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from lit_foundry.data.text.tokenizer_training import stands_alone
 
 SPACE = "\u2581"  # of SentencePiece
-STOPS = ".", "!", "?", "\u3002"  # the last is the ideographic full stop
+STOPS = ".", "!", "?"
+CLOSING = "\"')]\u201d\u2019"  # what may follow a stop in its token
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Vocabulary:
         if unknown is not None:  # it stands for text that no other token can spell
             special[unknown] = False
         ends = np.zeros_like(special)
-        stops = [i for token, i in tokenizer.get_vocab().items() if token.endswith(STOPS)]
+        words = tokenizer.get_vocab().items()
+        stops = [i for token, i in words if token.rstrip(CLOSING).endswith(STOPS)]
         ends[[i for i in stops if i < len(ends)]] = True
         return cls(special, continues_word(tokenizer), ends & ~special)
 

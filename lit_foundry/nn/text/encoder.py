@@ -250,6 +250,11 @@ class TextEncoder(Backbone):
 
     def _language_head(self, causal: bool) -> LanguageHead:
         config: Any = self.encoder.config
+        if config.is_encoder_decoder:
+            raise ValueError(
+                f"model.backbone.config.model_type {config.model_type} has a decoder that predicts "
+                "its tokens: set the class_path of the model to DenoisingText."
+            )
         head = build_head(config, causal)
         if self.pretrained is None:
             return head
@@ -361,11 +366,17 @@ def _positions(encoder: Any) -> tuple[int, int]:
 def _stem(module: nn.Module, layers: nn.Module) -> Iterator[nn.Module]:
     """Yield what lies outside of the layers, except for norms that follow them."""
     after = False
-    for child in module.children():
+    for name, child in module.named_children():
         if any(m is layers for m in child.modules()):
             after = True
             if child is not layers:
                 yield from _stem(child, layers)
-        # DeBERTa-v2 lists the norm of its relative position embeddings after the layers.
-        elif not after or hasattr(module, "rel_embeddings") or "Norm" not in type(child).__name__:
+        # DeBERTa-v2 lists the norm of its relative position embeddings after the layers, BART that
+        # of its embeddings.
+        elif (
+            not after
+            or hasattr(module, "rel_embeddings")
+            or "embedding" in name
+            or "Norm" not in type(child).__name__
+        ):
             yield child

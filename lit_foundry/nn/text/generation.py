@@ -125,7 +125,7 @@ def restore(
         input_ids,
         attention_mask.long(),
         how,
-        min(how.max_tokens, max_length - 1),
+        min(how.max_tokens, max_length),
         pad_token_id=pad_id,
         eos_token_id=end_id,
         decoder_start_token_id=start_id,

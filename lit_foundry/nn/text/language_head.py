@@ -112,7 +112,7 @@ def parts_of(model: Any, causal: bool) -> dict[str, str]:
         if not is_known(config):
             raise ValueError(
                 f"{kind} has a masked language head that is not known here: take one of "
-                f"{', '.join(MASKED_HEADS)}, or export with --format onnx or torch."
+                f"{', '.join(MASKED_HEADS)} to export it; fine-tuning from its checkpoint works."
             )
         dense, norm, out, _ = MASKED_HEADS[config.model_type]
         return {"transform.0": dense, "transform.2": norm, "out": out}

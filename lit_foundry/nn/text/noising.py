@@ -109,6 +109,9 @@ def add_noise(
     masked = starts & (begins.gather(1, word) | (removed & ~after_text))
     removed |= text & (uniforms(keys, size, _DELETE) < noising.delete)
     kept = attention_mask & ~removed
+    # Where special tokens cut gaps in two, gaps of no word may be too many for the row.
+    longer = (kept.long() + masked).sum(1) > attention_mask.sum(1)
+    masked &= removed | ~longer[:, None]
     upto = (kept.long() + masked).cumsum(1)
     seen = torch.full_like(F.pad(input_ids, (0, 1)), pad_id)  # the last is for what is not there
     place = torch.where(kept, upto - 1, size).clamp(max=size)

@@ -37,6 +37,12 @@ class SequenceDecoder(nn.Module):
         self.stack = stack
         stack.embed_tokens = nn.Identity()
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """Its layers."""
+        lists = [m for m in self.stack.modules() if isinstance(m, nn.ModuleList)]
+        return max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
+
     def forward(
         self, input_ids: Tensor, embedding: nn.Module, states: Tensor, attention_mask: Tensor
     ) -> Tensor:
@@ -87,7 +93,13 @@ def decoder_of(backbone: TextEncoder) -> tuple[SequenceDecoder, LanguageHead]:
         told = model(input_ids=ids, attention_mask=mask, decoder_input_ids=before).logits
     encoder, output = model.get_encoder(), model.get_output_embeddings()
     embedding = encoder.get_input_embeddings()
-    tied = output.weight is model.get_input_embeddings().weight
+    if model.get_decoder().get_input_embeddings().weight is not embedding.weight:
+        raise ValueError(
+            f"{kind} has an embedding for its decoder alone here, which is not built: set "
+            "model.backbone.config.tie_word_embeddings (or share_encoder_decoder_embeddings, of "
+            "marian) to true."
+        )
+    tied = output.weight is embedding.weight
     bias = getattr(model, "final_logits_bias", output.bias)
     head = LanguageHead(
         nn.Identity(),
@@ -112,13 +124,16 @@ def decoder_of(backbone: TextEncoder) -> tuple[SequenceDecoder, LanguageHead]:
     return decoder, head
 
 
-def sequence_model(backbone: TextEncoder, decoder: SequenceDecoder, head: LanguageHead) -> Any:
+def sequence_model(
+    backbone: TextEncoder, decoder: SequenceDecoder, head: LanguageHead, exactly: bool = True
+) -> Any:
     """Build the ``AutoModelForSeq2SeqLM`` with the same logits.
 
     Args:
         backbone: Encoder, whose weights are copied.
         decoder: Decoder of its family.
         head: Output layer.
+        exactly: Whether its config has to describe it, so that it can be saved.
 
     Raises:
         ValueError: If no config describes it.
@@ -130,14 +145,18 @@ def sequence_model(backbone: TextEncoder, decoder: SequenceDecoder, head: Langua
     model = AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=False)
     embedding = backbone.encoder.get_input_embeddings().weight
     written = {**decoder.stack.state_dict(), "embed_tokens.weight": embedding}
+    model.get_decoder().load_state_dict(written)
+    encoder = model.get_encoder()
     try:
-        model.get_encoder().load_state_dict(backbone.encoder.state_dict())
-        model.get_decoder().load_state_dict(written)
+        encoder.load_state_dict(backbone.encoder.state_dict())
     except RuntimeError as error:
-        raise ValueError(
-            f"No config of transformers describes this {config.model_type}, whose layers were made "
-            "smaller: export with --format safetensors."
-        ) from error
+        if exactly:
+            raise ValueError(
+                f"No config of transformers describes this {config.model_type}, whose layers were "
+                "made smaller: fine-tune from its checkpoint, or export one from before."
+            ) from error
+        [name] = [name for name, module in model.named_modules() if module is encoder]
+        model.set_submodule(name, copy.deepcopy(backbone.encoder).float())
     with torch.no_grad():
         output = model.get_output_embeddings()
         output.weight.copy_(head.decoder_weight(backbone))
@@ -145,6 +164,14 @@ def sequence_model(backbone: TextEncoder, decoder: SequenceDecoder, head: Langua
             bias = getattr(model, "final_logits_bias", output.bias)
             bias.copy_(head.bias.view_as(bias))
     return model.eval()
+
+
+def start_of(backbone: TextEncoder, tokenizer: Any) -> int:
+    """Return the id that a decoder begins with: as pretrained, else that which ends a text."""
+    pretrained = backbone.recipe()["init_args"].get("pretrained")
+    config: Any = backbone.encoder.config
+    start = config.decoder_start_token_id if pretrained else None
+    return int(end_of(tokenizer) or 0) if start is None else int(start)
 
 
 class SequenceNetwork(LanguageNetwork):
@@ -180,11 +207,12 @@ class SequenceNetwork(LanguageNetwork):
         sequence_model(parts.backbone, parts.decoder, parts.head).save_pretrained(folder)
 
     def special(self, tokenizer: Any) -> dict[str, int | None]:
-        """Return ids of a config: a text is begun by what ends it."""
-        end = end_of(tokenizer)
-        begins = dict.fromkeys(("eos_token_id", "decoder_start_token_id"), end)
+        """Return the ids of a config, with that which the decoder begins with."""
+        parts: Any = self.module
+        own = {"eos_token_id": end_of(tokenizer)}
+        own["decoder_start_token_id"] = start_of(parts.backbone, tokenizer)
         forced = dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id"))
-        return super().special(tokenizer) | begins | forced
+        return super().special(tokenizer) | own | forced
 
 
 class _Written(nn.Module):

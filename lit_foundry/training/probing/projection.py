@@ -13,7 +13,9 @@ Projection = Literal["pca", "tsne"]
 
 
 def check_projection(how: Projection | None) -> None:
-    """Raise ModuleNotFoundError if what projects so is missing."""
+    """Raise ValueError of an unknown way, ModuleNotFoundError if what projects so is missing."""
+    if how not in (None, "pca", "tsne"):
+        raise ValueError(f"projection is pca, tsne or null, got {how}.")
     if how == "tsne" and find_spec("sklearn") is None:
         raise ModuleNotFoundError(
             "projection tsne needs scikit-learn: pip install 'lit-foundry[digits]', or take pca."
@@ -32,14 +34,15 @@ def projected(features: Tensor, how: Projection) -> Tensor:
         https://jmlr.org/papers/v9/vandermaaten08a.html
     """
     unit = torch.nn.functional.normalize(features.double().cpu(), dim=1)
-    if how == "tsne" and len(unit) > 3:
+    centred = unit - unit.mean(0)
+    if how == "tsne" and len(unit) > 3 and centred.abs().max() > 1e-6:  # else it would crash
         from sklearn.manifold import TSNE
 
         perplexity = min(30.0, (len(unit) - 1) / 3)
         found = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(unit.numpy())
         return torch.from_numpy(found).double()
-    centred = unit - unit.mean(0)
     _, _, axes = torch.linalg.svd(centred, full_matrices=False)
-    axes = axes[:2] * axes[:2].sum(1, keepdim=True).sign()  # of two directions, always the same
-    plane = centred @ axes.T
+    axes = axes[:2]
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    plane = centred @ (axes * largest.sign()).T  # of two directions, always the same
     return torch.nn.functional.pad(plane, (0, 2 - plane.shape[1]))

@@ -150,6 +150,23 @@ def test_features_are_drawn_at_each_validation_unless_none_are_wanted(tmp_path: 
     assert not (plain / "pictures").exists()
 
 
+def test_features_are_of_samples_from_all_over_the_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("lit_foundry.callbacks.probing.knn.DRAWN", 9)
+    monkeypatch.setattr(
+        "lit_foundry.callbacks.probing.knn.show", lambda *args: shown.append(args[-1]["features"])
+    )
+    path = write_config(tmp_path / "digits.yaml", digits_config(tmp_path))
+    cli = main(["fit", "--config", str(path), *ADDED, "--trainer.max_epochs", "1"])
+    val = cli.datamodule.load("val")
+    rows = [i * len(val) // 9 for i in range(9)]
+    assert sorted(shown[0].classes.tolist()) == sorted(val[rows]["label"].tolist())
+    with pytest.raises(ValueError, match="projection is pca, tsne or null, got umap"):
+        KNN(projection="umap")  # type: ignore[arg-type]
+
+
 def test_projections_are_those_of_scikit_learn() -> None:
     decomposition = pytest.importorskip("sklearn.decomposition")
     torch.manual_seed(0)
@@ -159,7 +176,11 @@ def test_projections_are_those_of_scikit_learn() -> None:
     found = projected(features, "pca")
     torch.testing.assert_close(found.abs(), want.abs())
     assert torch.equal(projected(features * 3, "pca").sign(), found.sign())
-    assert projected(torch.ones(5, 1), "pca").tolist() == [[0.0, 0.0]] * 5
+    for how in ("pca", "tsne"):  # of a network that collapsed
+        assert projected(torch.ones(5, 3), how).tolist() == [[0.0, 0.0]] * 5  # type: ignore[arg-type]
+    centred = features - features.mean(1, keepdim=True)  # as a LayerNorm leaves them
+    moved = projected(centred + 1e-6 * torch.randn(60, 12), "pca")
+    torch.testing.assert_close(moved, projected(centred, "pca"), atol=1e-4, rtol=0)
     clusters = torch.eye(3).repeat_interleave(20, 0) + 0.01 * torch.randn(60, 3)
     plane = projected(clusters, "tsne").view(3, 20, 2)
     within = (plane - plane.mean(1, keepdim=True)).norm(dim=2).max()

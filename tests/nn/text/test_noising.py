@@ -147,6 +147,18 @@ def test_a_gap_that_reaches_into_the_next_text_is_seen_in_both() -> None:
         assert len(second) >= 2 or {12, 13} <= set(second)
 
 
+@pytest.mark.parametrize("size", [1, 6])
+def test_full_rows_of_short_texts_lose_no_special_token(size: int) -> None:
+    text = [BEGIN, *range(10, 10 + size), END]
+    ids = torch.tensor([(text * 40)[: 40 // len(text) * len(text)]]).expand(3000, -1)
+    keys = sample_keys(0, 0, torch.arange(3000))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    for noising in (Noising(), Noising(infill=0.49, gap=1.0)):
+        seen = add_noise(ids, mask, KINDS, keys, noising, MASK, PAD)
+        for special in (BEGIN, END):
+            assert ((seen.input_ids == special).sum(1) == (ids == special).sum(1)).all()
+
+
 @pytest.mark.parametrize("noising", [Noising(delete=0.1), Noising(infill=0.4, gap=1.0)])
 def test_noise_is_a_function_of_seed_epoch_and_sample(noising: Noising) -> None:
     _, _, seen = noised(noising)

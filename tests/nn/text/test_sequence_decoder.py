@@ -1,12 +1,19 @@
 """Decoders of families write what transformers has them write."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from lit_foundry.nn import TextEncoder
-from lit_foundry.nn.text.sequence_decoder import SequenceNetwork, decoder_of, sequence_model
+from lit_foundry.nn.text.sequence_decoder import (
+    SequenceNetwork,
+    decoder_of,
+    sequence_model,
+    start_of,
+)
 from tests.nn.text.test_families import config_of
 
 
@@ -31,6 +38,7 @@ def test_logits_are_those_of_transformers_and_padding_changes_nothing(kind: str)
         alone = network(ids[1:2, :short], mask[1:2, :short], written[1:2])
     torch.testing.assert_close(logits, want, atol=1e-5, rtol=0)
     torch.testing.assert_close(logits[1:2], alone, atol=1e-5, rtol=0)
+    assert len(decoder.layers) == 2
     own = {name for name, _ in decoder.named_parameters()}
     assert not any("embed_tokens" in name for name in own)
     learnt = {p for part in (backbone, decoder, head) for p in part.parameters()}
@@ -45,8 +53,34 @@ def test_logits_are_those_of_transformers_and_padding_changes_nothing(kind: str)
         (config_of("t5"), "t5 makes logits otherwise"),
         (config_of("bart") | {"model_type": "m2m_100"}, "m2m_100 makes logits otherwise"),
         (config_of("bert"), "bert has no decoder: take one such as bart"),
+        (
+            config_of("bart") | {"tie_word_embeddings": False},
+            r"embedding for its decoder alone here.*set model\.backbone\.config\.tie_word_emb",
+        ),
     ],
 )
 def test_what_is_decoded_otherwise_is_refused(config: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         decoder_of(TextEncoder(config=config, vocab_size=60, pad_id=0))
+
+
+def test_a_decoder_begins_as_it_was_pretrained_to(tmp_path: Path) -> None:
+    tokenizer = SimpleNamespace(eos_token_id=None, sep_token_id=3)
+    config = config_of("pegasus") | {"decoder_start_token_id": 7}
+    backbone = TextEncoder(config=config, vocab_size=60, pad_id=0)
+    assert start_of(backbone, tokenizer) == 3
+    sequence_model(backbone, *decoder_of(backbone)).save_pretrained(tmp_path)
+    assert start_of(TextEncoder(str(tmp_path)), tokenizer) == 7
+
+
+@pytest.mark.parametrize("kind", ["bart", "mbart"])
+def test_the_norm_of_embeddings_is_frozen_with_them(kind: str) -> None:
+    backbone = TextEncoder(config=config_of(kind), vocab_size=60, pad_id=0)
+    first = {id(p) for p in backbone.blocks()[0].parameters()}
+    norms = backbone.encoder.layernorm_embedding.parameters()
+    assert {id(p) for p in norms} <= first
+    every = [p for block in backbone.blocks() for p in block.parameters()]
+    left = {n for n, p in backbone.named_parameters() if not any(p is q for q in every)}
+    assert left == (
+        set() if kind == "bart" else {"encoder.layer_norm.weight", "encoder.layer_norm.bias"}
+    )
