@@ -146,7 +146,7 @@ def test_a_pruned_language_model_writes_on(tmp_path: Path) -> None:
     task: Any = load_task(best(cli))
     assert {c["module"].split(".")[-2] for c in task.recipe()["changes"]} == {"self_attn", "mlp"}
     ids = torch.randint(5, 200, (1, 8), generator=torch.Generator().manual_seed(0))
-    [more] = generate(task._built(), ids, ids > 0, task.generation, 64, 0, 1, None)
+    [more] = generate(task.writer, ids, ids > 0, task.generation, 64, 0, 1, None)
     task.eval()
     with torch.no_grad():
         for _ in more:
