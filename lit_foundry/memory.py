@@ -15,7 +15,8 @@ def keep() -> bool:
 
     Else it maps each tensor above 128 kB to 32 MB anew, and gives it back when it is freed: the
     system then clears its pages over and over, which took a tenth to a third of the time of a
-    training step on a CPU. What a process holds at most stays as it is; it holds it until it ends.
+    training step on a CPU. A process holds what it took until it ends, and may take more
+    where sizes keep growing.
 
     Nothing is changed where the environment chooses another malloc, or tunes this one.
 

@@ -98,10 +98,12 @@ def add_noise(
     """
     size = input_ids.shape[1]
     text = attention_mask & ~kinds.special[input_ids]
-    if noising.permute:
-        input_ids = input_ids.gather(1, sentence_order(input_ids, text, kinds, keys))
     after_text = F.pad(text, (1, 0))[:, :-1]
     starts = text & (~kinds.continues[input_ids] | ~after_text)
+    if noising.permute:
+        order = sentence_order(input_ids, text, kinds, keys)
+        # The first word of a text begins wherever it goes, though its token may not say so.
+        input_ids, starts = input_ids.gather(1, order), starts.gather(1, order)
     word = (starts.long().cumsum(1) - 1).clamp(min=0)
     begins, swallowed = gaps(starts.sum(1), size, keys, noising)
     removed = text & swallowed.gather(1, word)

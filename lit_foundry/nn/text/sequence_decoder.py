@@ -81,9 +81,14 @@ def decoder_of(backbone: TextEncoder) -> tuple[SequenceDecoder, LanguageHead]:
         model = AutoModelForSeq2SeqLM.from_config(config, **options)
     else:
         path = resolve(backbone.pretrained)
-        options |= {"dtype": torch.float32}
+        options |= {"dtype": torch.float32, "output_loading_info": True}
         with from_hub(path, OFFLINE), quiet():
-            model = AutoModelForSeq2SeqLM.from_pretrained(path, config=config, **options)
+            model, info = AutoModelForSeq2SeqLM.from_pretrained(path, config=config, **options)
+        if lost := sorted(key for key in info["missing_keys"] if ".decoder." in f".{key}"):
+            raise ValueError(
+                f"model.backbone.pretrained {backbone.pretrained} lacks {len(lost)} weights of the "
+                f"decoder, such as {lost[0]}: name weights that have it, or leave it out."
+            )
     model.eval()
     pad = config.pad_token_id or 0
     ids = (torch.arange(12).view(2, 6) + 1 + pad) % backbone.vocab_size
@@ -99,19 +104,23 @@ def decoder_of(backbone: TextEncoder) -> tuple[SequenceDecoder, LanguageHead]:
             "model.backbone.config.tie_word_embeddings (or share_encoder_decoder_embeddings, of "
             "marian) to true."
         )
-    tied = output.weight is embedding.weight
+    if output.weight is not embedding.weight:
+        raise ValueError(
+            f"{kind} has output weights other than its embeddings here, which are not built: take "
+            "one such as bart, mbart or pegasus."
+        )
     bias = getattr(model, "final_logits_bias", output.bias)
     head = LanguageHead(
         nn.Identity(),
         None if bias is None else nn.Parameter(bias.detach().flatten().clone()),
-        None if tied else output.weight,
+        None,
     )
     try:
         decoder = SequenceDecoder(model.get_decoder())
         with torch.no_grad():
             states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
             written = decoder(before, embedding, states, mask)
-            found = F.linear(written, embedding.weight if tied else output.weight, head.bias)
+            found = F.linear(written, embedding.weight, head.bias)
             worst = float((found - told).abs().max() / told.abs().max())
     except Exception as error:  # of a decoder that is called otherwise
         raise ValueError(f"{kind} is not decoded so ({reason(error)}): take bart.") from error

@@ -147,6 +147,17 @@ def test_a_gap_that_reaches_into_the_next_text_is_seen_in_both() -> None:
         assert len(second) >= 2 or {12, 13} <= set(second)
 
 
+def test_the_first_word_of_a_text_is_a_word_wherever_it_goes() -> None:
+    """As under byte-level BPE, which marks what begins a word, but not at the start of a text."""
+    ids = torch.tensor([[BEGIN, 55, STOP, 10, STOP, END]]).expand(400, -1)
+    keys = sample_keys(0, 0, torch.arange(400))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    seen = add_noise(ids, mask, KINDS, keys, Noising(infill=0.25), MASK, PAD)
+    found = {tuple(row) for row in rows(*seen)}
+    assert (BEGIN, 10, STOP, MASK, STOP, END) in found  # 55 alone, and not 55 with what precedes it
+    assert (BEGIN, 10, MASK, 55, STOP, END) in found
+
+
 @pytest.mark.parametrize("size", [1, 6])
 def test_full_rows_of_short_texts_lose_no_special_token(size: int) -> None:
     text = [BEGIN, *range(10, 10 + size), END]

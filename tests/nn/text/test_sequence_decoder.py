@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lit_foundry.nn import TextEncoder
 from lit_foundry.nn.text.sequence_decoder import (
@@ -84,3 +85,23 @@ def test_the_norm_of_embeddings_is_frozen_with_them(kind: str) -> None:
     assert left == (
         set() if kind == "bart" else {"encoder.layer_norm.weight", "encoder.layer_norm.bias"}
     )
+
+
+def test_weights_without_a_decoder_or_with_an_output_of_their_own_are_refused(
+    tmp_path: Path,
+) -> None:
+    backbone = TextEncoder(config=config_of("bart"), vocab_size=60, pad_id=0)
+    sequence_model(backbone, *decoder_of(backbone)).save_pretrained(tmp_path / "bart")
+    file = tmp_path / "bart" / "model.safetensors"
+    kept = {key: value for key, value in load_file(file).items() if ".decoder." not in key}
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of the decoder, such as model\.dec"):
+        decoder_of(TextEncoder(str(tmp_path / "bart")))
+    config = config_of("t5") | {"tie_word_embeddings": False}
+    backbone = TextEncoder(config=config, vocab_size=60, pad_id=0)
+    model = sequence_model(backbone, *decoder_of(backbone))
+    model.save_pretrained(tmp_path / "t5")
+    file = tmp_path / "t5" / "model.safetensors"
+    save_file(load_file(file) | {"lm_head.weight": torch.randn(60, 32)}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match="t5 has output weights other than its embeddings"):
+        decoder_of(TextEncoder(str(tmp_path / "t5")))
