@@ -148,6 +148,43 @@ def normalized(pixels: Any, mean: Any, std: Any) -> Any:
     return tv.normalize(pixels.float() / 255, mean, std)
 
 
+def run_trainer(
+    network: Any, samples: Any, collate: Any, options: dict[str, Any], **settings: Any
+) -> Figures:
+    """Train with the transformers Trainer; return its figures."""
+    import torch
+    import transformers as hf
+
+    steps, workers = options["steps"], options["workers"]
+    args = hf.TrainingArguments(
+        "out",
+        per_device_train_batch_size=options["batch_size"],
+        max_steps=steps + SKIP,
+        optim="adamw_torch_fused",
+        bf16=options["precision"] == "bf16-mixed",
+        use_cpu=not torch.cuda.is_available(),  # else it refuses bf16
+        torch_compile=options["compile"],
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+        dataloader_drop_last=True,
+        remove_unused_columns=False,
+        logging_steps=10,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        **settings,
+    )
+    watch = trainer_clock(SKIP)
+    loop = hf.Trainer(
+        network, args, train_dataset=samples, data_collator=collate, callbacks=[watch]
+    )
+    meter = Meter("samples", count_samples).install()
+    loop.train()
+    figures = meter.figures(watch.end - watch.start, steps, SKIP) | gpu_memory()
+    parameters = sum(p.numel() for p in network.parameters())
+    return figures | {"workers": workers, "parameters": parameters}
+
+
 def trainer(name: str, encoded: bool, **options: Any) -> dict[str, Figures]:
     """Train with the transformers Trainer, whose samples go through torchvision's transforms."""
     import torch
@@ -161,41 +198,21 @@ def trainer(name: str, encoded: bool, **options: Any) -> dict[str, Figures]:
     family = hf.CONFIG_MAPPING[settings.pop("model_type")]
     config = family(image_size=data.size, num_labels=10, **settings)
     network = hf.AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-    steps, workers, precision = options["steps"], options["workers"], options["precision"]
-    args = hf.TrainingArguments(
-        "out",
-        per_device_train_batch_size=options["batch_size"],
-        max_steps=steps + SKIP,
+    samples: Any = from_files(data, options["cifar10"]) if encoded else data
+    figures = run_trainer(
+        network,
+        samples,
+        collated,
+        options,
         learning_rate=ADAMW_LR,
         weight_decay=ADAMW_DECAY,
         max_grad_norm=CLIP,
         lr_scheduler_type="cosine",
-        warmup_steps=int(WARMUP * (steps + SKIP)),
+        warmup_steps=int(WARMUP * (options["steps"] + SKIP)),
         label_smoothing_factor=SMOOTHING,
-        optim="adamw_torch_fused",
-        bf16=precision == "bf16-mixed",
-        use_cpu=not torch.cuda.is_available(),  # else it refuses bf16
-        torch_compile=options["compile"],
-        dataloader_num_workers=workers,
-        dataloader_persistent_workers=workers > 0,
-        dataloader_drop_last=True,
-        remove_unused_columns=False,
-        logging_steps=10,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
     )
-    samples: Any = from_files(data, options["cifar10"]) if encoded else data
-    watch = trainer_clock(SKIP)
-    loop = hf.Trainer(
-        network, args, train_dataset=samples, data_collator=collated, callbacks=[watch]
-    )
-    meter = Meter("samples", count_samples).install()
-    loop.train()
-    figures = meter.figures(watch.end - watch.start, steps, SKIP) | gpu_memory()
     figures |= scores(network, lambda x: network(normalized(x, **normal)).logits, options)
-    parameters = sum(p.numel() for p in network.parameters())
-    return {name: figures | {"workers": workers, "parameters": parameters}}
+    return {name: figures}
 
 
 def from_files(data: Samples, cifar10: str) -> Any:

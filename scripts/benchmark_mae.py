@@ -5,7 +5,7 @@ from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
-from benchmark_images import autocast, collated, from_files
+from benchmark_images import autocast, collated, from_files, run_trainer
 from benchmark_pipeline import Samples, cifar10_args, device
 from timing import (
     SKIP,
@@ -17,7 +17,6 @@ from timing import (
     now,
     preset,
     quiet,
-    trainer_clock,
 )
 
 LR, DECAY, BETAS, CLIP = 1e-3, 0.05, (0.9, 0.95), 1.0
@@ -105,7 +104,6 @@ def plain_loop(**options: Any) -> dict[str, Figures]:
 def trainer(name: str, encoded: bool, **options: Any) -> dict[str, Figures]:
     """Pretrain it with the transformers Trainer and torchvision's transforms, as in its example."""
     import torch
-    import transformers as hf
     from torchvision import transforms as v1
 
     torch.manual_seed(0)
@@ -121,41 +119,23 @@ def trainer(name: str, encoded: bool, **options: Any) -> dict[str, Figures]:
         ]
     )
     network = model_of(data.size)
-    steps, workers = options["steps"], options["workers"]
-    args = hf.TrainingArguments(
-        "out",
-        per_device_train_batch_size=options["batch_size"],
-        max_steps=steps + SKIP,
+    samples: Any = from_files(data, options["cifar10"]) if encoded else data
+
+    def images(rows: list[Any]) -> dict[str, Any]:
+        return {"pixel_values": collated(rows)["pixel_values"]}
+
+    figures = run_trainer(
+        network,
+        samples,
+        images,
+        options,
         learning_rate=LR,
         weight_decay=DECAY,
         adam_beta1=BETAS[0],
         adam_beta2=BETAS[1],
         max_grad_norm=CLIP,
-        optim="adamw_torch_fused",
-        bf16=options["precision"] == "bf16-mixed",
-        use_cpu=not torch.cuda.is_available(),  # else it refuses bf16
-        torch_compile=options["compile"],
-        dataloader_num_workers=workers,
-        dataloader_persistent_workers=workers > 0,
-        dataloader_drop_last=True,
-        remove_unused_columns=False,
-        logging_steps=10,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
     )
-    samples: Any = from_files(data, options["cifar10"]) if encoded else data
-    watch = trainer_clock(SKIP)
-
-    def images(rows: list[Any]) -> dict[str, Any]:
-        return {"pixel_values": collated(rows)["pixel_values"]}
-
-    loop = hf.Trainer(network, args, train_dataset=samples, data_collator=images, callbacks=[watch])
-    meter = Meter("samples", count_samples).install()
-    loop.train()
-    figures = meter.figures(watch.end - watch.start, steps, SKIP) | gpu_memory()
-    parameters = sum(p.numel() for p in network.parameters())
-    return {name: figures | {"workers": workers, "parameters": parameters}}
+    return {name: figures}
 
 
 MAE: list[Callable[..., dict[str, Figures]]] = [

@@ -18,14 +18,14 @@ from lit_foundry.nn.backbone import Backbone, is_restoring
 from lit_foundry.nn.features import Features
 from lit_foundry.nn.heads import FAMILY_LAYERS, DenseHead, EveryToken, LinearHead, family_options
 from lit_foundry.nn.text import varlen
+from lit_foundry.nn.text.building import build
 from lit_foundry.nn.text.language_head import LanguageHead, build_head, is_known, weights_of
 from lit_foundry.nn.text.packed_attention import check_isolation, isolated
-from lit_foundry.nn.text.probe import OTHERS, probe, reason
+from lit_foundry.nn.text.probe import probe
 from lit_foundry.nn.transformers_config import (
     OFFLINE,
     check,
     is_decoder,
-    network_classes,
     plain_config,
     quiet,
     read_config,
@@ -105,7 +105,7 @@ class TextEncoder(Backbone):
             built.use_cache = False  # nothing reads keys and values again in training
         options = {"attn_implementation": None if attention == "auto" else attention}
         weights = None if is_restoring() else pretrained
-        self.encoder, self._pretrained_head = _build(built, weights, pooling, options)
+        self.encoder, self._pretrained_head = build(built, weights, pooling, options)
         self.pretrained = weights
         self._choose_attention, self._varlen = attention == "auto", False
         self._has_segments = getattr(built, "type_vocab_size", 0) > 1
@@ -289,60 +289,6 @@ def masked_mean(tokens: Tensor, attention_mask: Tensor) -> Tensor:
     kept = tokens.masked_fill(~attention_mask.unsqueeze(-1), 0)
     total = kept.sum(1, dtype=torch.float32)
     return (total / attention_mask.sum(1, keepdim=True).clamp(min=1)).to(tokens.dtype)
-
-
-def _build(
-    config: Any, pretrained: str | None, pooling: str, options: dict[str, Any]
-) -> tuple[Any, dict[str, Tensor]]:
-    """Return the encoder, and the tensors of the head's hidden layer that the weights hold."""
-    from transformers import AutoModel, AutoModelForSequenceClassification
-
-    options |= {"dtype": torch.float32}  # transformers 5 would take over the checkpoint's
-    options |= {"trust_remote_code": False}
-    if len(classes := network_classes(type(config))) > 1 and not config.architectures:
-        config.architectures = [classes[0].__name__]  # Funnel has one that keeps all tokens
-    if pretrained is None:
-        try:
-            encoder = AutoModel.from_config(config, **options)
-        except Exception as error:  # whatever a family throws at sizes that do not go together
-            raise ValueError(
-                f"model.backbone.config builds no {config.model_type}: {reason(error)}."
-            ) from error
-        return _part_of(encoder), {}
-    parts = FAMILY_LAYERS.get(config.model_type, {}) if pooling == "default" else {}
-    auto = AutoModelForSequenceClassification if parts else AutoModel
-    path = resolve(pretrained)
-    with from_hub(path, OFFLINE), quiet():
-        model, info = auto.from_pretrained(path, config=config, output_loading_info=True, **options)
-    missing = set(info["missing_keys"])
-    head = {
-        f"{part}.{key}": value.detach().clone()
-        for part, name in parts.items()
-        for key, value in model.get_submodule(name).state_dict().items()
-        if f"{name}.{key}" not in missing
-    }
-    encoder = _part_of(model.base_model)
-    prefix = "".join(f"{name}." for name, m in model.named_modules() if name and m is encoder)
-    lost = sorted(missing & {prefix + key for key in encoder.state_dict()})
-    if lost:
-        raise ValueError(
-            f"model.backbone.pretrained {pretrained} lacks {len(lost)} weights of the encoder that "
-            f"its config describes, such as {lost[0]}: correct model.backbone.config."
-        )
-    return encoder, head
-
-
-def _part_of(model: Any) -> Any:
-    """Return the encoder of a model, with no parameter without gradient: DDP would wait for it."""
-    if (config := model.config).is_encoder_decoder:
-        model = model.get_encoder()
-        if not hasattr(model, "config"):
-            kind = f"model.backbone.config.model_type {config.model_type}"
-            raise ValueError(f"{kind} has no encoder that stands alone: {OTHERS}.")
-        model.config = config  # T5 changes a copy
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = nn.Identity()  # SqueezeBERT calls it unasked
-    return model
 
 
 def _pooling(config: Any, causal: bool) -> str:
